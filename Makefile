@@ -1,0 +1,45 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both build .venv on first use.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test test-all lint format bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml infra/constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); or name one: make PYTHON=/path/to/python3.11 setup"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { echo "needs Python 3.11 or 3.12, $(PYTHON) is $$($(PYTHON) --version)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip check
+	@touch $(STAMP)
+
+# Generates a small AudioSet, serves it on loopback, ingests it on an embedded Ray, shows the store.
+demo: setup
+	$(BIN)/python pipeline/demo.py --folder demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy stores pipeline models
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Each prints a table and writes benchmarks/results/<name>.json with hardware and versions.
+bench: setup
+	$(BIN)/python benchmarks/plan.py --json benchmarks/results/plan.json
+	$(BIN)/python benchmarks/ingest.py --json benchmarks/results/ingest.json
+
+clean:
+	rm -rf demo store build *.egg-info

@@ -1,0 +1,202 @@
+"""What lies where in a store, and the file that says which format and shard size it has.
+
+```
+store.json                                       format version, shard size, seed
+plan/<split>.parquet                             every planned segment in shard order
+spool/<split>/<shard>/<position>.tar             what a shard under way has fetched or tried so far
+media/<split>/00000.<digest8>.tar                the clips as fetched          00000.parquet: the ledger
+features/<column>/spec.json
+features/<column>/<split>/00000.<digest8>.tar    the samples                   00000.parquet: the manifest
+```
+Parquet files are the commits: a tar that none of them names does not exist. See `stores/tables.py` for their columns.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from stores.specs import Spec, canonical_json, is_column
+from stores.storage import ABSENT, Conflict, Storage
+from stores.tables import PLAN_SCHEMA, from_parquet, summary_of, to_parquet
+
+FORMAT = 1
+DEFAULT_SHARD_SIZE = 512
+DEFAULT_SEED = 0
+PLAN_ROW_GROUP = 65_536
+_SPLIT = re.compile(r"^[a-z0-9][a-z0-9_]{0,63}$")
+
+
+class StoreError(ValueError):
+    """The URI is not a store of this format, or the request does not fit the store."""
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """`store.json`: fixed when the store is made, because plans depend on it."""
+
+    shard_size: int = DEFAULT_SHARD_SIZE
+    seed: int = DEFAULT_SEED
+
+    def to_json(self) -> str:
+        """Canonical JSON with the format version."""
+        return canonical_json({"format": FORMAT, "shard_size": self.shard_size, "seed": self.seed})
+
+
+class Store:
+    """One store: names of its objects, and its plan and specs. Ledgers and manifests have modules of their own."""
+
+    def __init__(self, storage: Storage, config: StoreConfig) -> None:
+        self.storage = storage
+        self.config = config
+
+    @classmethod
+    def open(cls, uri: str, **options: Any) -> Store:
+        """Opens an existing store. Raises StoreError when there is none, or one of another format."""
+        storage = Storage(uri, **options)
+        data, _ = storage.read_versioned("store.json")
+        if data is None:
+            raise StoreError(f"expected a store at {uri}, found no store.json there; `pipeline/ingest.py` makes one")
+        return cls(storage, _parse_config(data, storage.url("store.json")))
+
+    @classmethod
+    def open_or_create(cls, uri: str, shard_size: int | None = None, seed: int | None = None, **options: Any) -> Store:
+        """Opens a store, or makes it with the given (or default) shard size and seed.
+
+        Raises:
+            StoreError: the store exists with another shard size or seed than asked for.
+        """
+        storage = Storage(uri, **options)
+        asked = StoreConfig(
+            DEFAULT_SHARD_SIZE if shard_size is None else shard_size, DEFAULT_SEED if seed is None else seed
+        )
+        if asked.shard_size < 1:
+            raise StoreError(f"expected a shard size of at least 1, got {asked.shard_size}")
+        try:
+            storage.publish("store.json", asked.to_json().encode(), if_version=ABSENT)
+            return cls(storage, asked)
+        except Conflict:
+            store = cls.open(uri, **options)
+        found = store.config
+        for name, wanted, has in (("shard size", shard_size, found.shard_size), ("seed", seed, found.seed)):
+            if wanted is not None and wanted != has:
+                raise StoreError(
+                    f"{uri} was made with {name} {has}, not {wanted}: leave the flag out or use another store"
+                )
+        return store
+
+    # ---------------------------------------------------------------- names
+
+    def plan_name(self, split: str) -> str:
+        """The plan of a split."""
+        return f"plan/{check_split(split)}.parquet"
+
+    def spool_folder(self, split: str, shard: int | None = None) -> str:
+        """Where a shard under way keeps what it has; without a shard, the split's spool."""
+        return f"spool/{check_split(split)}" + ("" if shard is None else f"/{shard:05d}")
+
+    def ledger_name(self, split: str, shard: int) -> str:
+        """The ledger of a media shard."""
+        return f"media/{check_split(split)}/{shard:05d}.parquet"
+
+    def media_tar_name(self, split: str, shard: int, digest8: str) -> str:
+        """One of a media shard's tars."""
+        return f"media/{check_split(split)}/{shard:05d}.{digest8}.tar"
+
+    def manifest_name(self, column: str, split: str, shard: int) -> str:
+        """The manifest of a column shard."""
+        return f"features/{column}/{check_split(split)}/{shard:05d}.parquet"
+
+    def column_folder(self, column: str, split: str) -> str:
+        """Where a column's tars and manifests of a split lie."""
+        return f"features/{column}/{check_split(split)}"
+
+    def column_tar_name(self, column: str, split: str, shard: int, digest8: str) -> str:
+        """A column shard's tar."""
+        return f"features/{column}/{check_split(split)}/{shard:05d}.{digest8}.tar"
+
+    # ---------------------------------------------------------------- what is there
+
+    def splits(self) -> list[str]:
+        """Planned splits, sorted."""
+        names = [entry.name.rsplit("/", 1)[1] for entry in self.storage.list("plan")]
+        return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
+
+    def columns(self) -> list[str]:
+        """Columns with a spec, sorted by name."""
+        names = [entry.name.rsplit("/", 1)[1] for entry in self.storage.list("features")]
+        return [name for name in names if is_column(name)]
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Object name → bytes, directly below a folder (`media/eval`, `features/<column>/eval`)."""
+        return {entry.name: entry.size for entry in self.storage.list(folder) if entry.size >= 0}
+
+    # ---------------------------------------------------------------- plans and specs
+
+    def write_plan(self, split: str, plan: pa.Table, summary: dict[str, Any]) -> None:
+        """Publishes a split's plan (rows of `PLAN_SCHEMA` in shard order) with its summary."""
+        self.storage.publish(self.plan_name(split), to_parquet(plan, PLAN_SCHEMA, summary, PLAN_ROW_GROUP))
+
+    def read_plan(self, split: str) -> tuple[pa.Table, dict[str, Any]]:
+        """A split's plan and summary. Raises StoreError naming the splits there are."""
+        data, _ = self.storage.read_versioned(self.plan_name(split))
+        if data is None:
+            raise StoreError(f"no split {split!r} in {self.storage.uri}; it has: {', '.join(self.splits()) or 'none'}")
+        return from_parquet(data, self.plan_name(split))
+
+    def plan_summary(self, split: str) -> dict[str, Any] | None:
+        """The summary of a split's plan, None when it is not planned."""
+        data, _ = self.storage.read_versioned(self.plan_name(split))
+        return None if data is None else summary_of(data, self.plan_name(split))
+
+    def write_spec(self, spec: Spec) -> None:
+        """Publishes a column's spec; the same spec again changes nothing."""
+        name = f"features/{spec.column}/spec.json"
+        if self.storage.size(name) is None:
+            self.storage.publish(name, spec.to_json().encode())
+
+    def read_spec(self, column: str) -> Spec:
+        """A column's spec. Raises StoreError naming the columns there are."""
+        data, _ = self.storage.read_versioned(f"features/{column}/spec.json")
+        if data is None:
+            raise StoreError(
+                f"no column {column!r} in {self.storage.uri}; it has: {', '.join(self.columns()) or 'none'}"
+            )
+        return Spec.from_json(data.decode())
+
+    def resolve_column(self, text: str) -> str:
+        """A column by full name, or by its feature's name where that is unambiguous (`logmel`).
+
+        Raises:
+            StoreError: no such column, or several: the message lists them.
+        """
+        columns = self.columns()
+        found = [text] if text in columns else [name for name in columns if name.rsplit("-", 1)[0] == text]
+        if len(found) == 1:
+            return found[0]
+        what = f"several columns {text!r}" if found else f"no column {text!r}"
+        raise StoreError(f"{what} in {self.storage.uri}; name one of: {', '.join(found or columns) or 'none'}")
+
+
+def check_split(split: str) -> str:
+    """Returns the name. Raises StoreError unless it is a plain lower-case word that cannot leave its folder."""
+    if not _SPLIT.match(split):
+        raise StoreError(f"expected a split name of a-z, 0-9 and _ (at most 64), got {split!r}")
+    return split
+
+
+def _parse_config(data: bytes, name: str) -> StoreConfig:
+    try:
+        raw = json.loads(data)
+        found = raw["format"]
+        if found == FORMAT:
+            return StoreConfig(int(raw["shard_size"]), int(raw["seed"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{name} is not a store's description: {error!r}") from error
+    raise StoreError(
+        f"{name} has format {found!r}, this program reads format {FORMAT}: use the avlens release that wrote the store"
+    )

@@ -1,0 +1,76 @@
+"""The store's description and names: made once, refused when they do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from stores.layout import Store, StoreError
+from stores.specs import Spec
+from stores.tables import PLAN_SCHEMA
+
+
+def test_made_once_and_opened_again(tmp_path: Path) -> None:
+    uri = str(tmp_path / "store")
+    with pytest.raises(StoreError, match="no store.json"):
+        Store.open(uri)
+    Store.open_or_create(uri, shard_size=16, seed=3)
+    assert Store.open(uri).config.shard_size == 16
+    assert Store.open_or_create(uri).config.seed == 3
+    with pytest.raises(StoreError, match="shard size 16, not 512"):
+        Store.open_or_create(uri, shard_size=512)
+    with pytest.raises(StoreError, match="seed 3, not 0"):
+        Store.open_or_create(uri, seed=0)
+    with pytest.raises(StoreError, match="at least 1"):
+        Store.open_or_create(str(tmp_path / "other"), shard_size=0)
+
+
+@pytest.mark.parametrize("text", ['{"format": 2, "shard_size": 1, "seed": 0}', "{}", "rubbish", '{"format": 1}'])
+def test_another_format_or_rubbish_is_refused_clearly(tmp_path: Path, text: str) -> None:
+    (tmp_path / "store.json").write_text(text)
+    with pytest.raises(StoreError, match=r"store\.json"):
+        Store.open(str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["../x", "Eval", "a/b", "", "a b", "_x"])
+def test_split_names_are_plain_words(tmp_path: Path, split: str) -> None:
+    with pytest.raises(StoreError, match="split name"):
+        Store.open_or_create(str(tmp_path)).ledger_name(split, 0)
+
+
+def test_plans_and_specs_come_back_and_what_is_not_there_is_listed(tmp_path: Path) -> None:
+    store = Store.open_or_create(str(tmp_path))
+    row = {
+        "shard": 0,
+        "position": 0,
+        "key": "a_0",
+        "ytid": "a",
+        "start_ms": 0,
+        "end_ms": 9,
+        "mids": ["/m/1"],
+        "labels": [4],
+    }
+    plan = pa.Table.from_pylist([row], PLAN_SCHEMA)
+    store.write_plan("eval", plan, {"csv_sha256": "x"})
+    table, summary = store.read_plan("eval")
+    assert table.to_pylist() == [row]
+    assert summary == {"csv_sha256": "x"} == store.plan_summary("eval")
+    assert store.splits() == ["eval"]
+    with pytest.raises(StoreError, match="it has: eval"):
+        store.read_plan("train")
+    assert store.plan_summary("train") is None
+
+
+def test_columns_by_full_name_or_by_feature_where_that_is_clear(tmp_path: Path) -> None:
+    store = Store.open_or_create(str(tmp_path))
+    specs = [Spec("logmel", "logmel", (4, 2), "float16", {"n": n}) for n in (1, 2)]
+    store.write_spec(specs[0])
+    assert store.resolve_column("logmel") == specs[0].column == store.resolve_column(specs[0].column)
+    assert store.read_spec(specs[0].column) == specs[0]
+    store.write_spec(specs[1])
+    with pytest.raises(StoreError, match="several columns 'logmel'"):
+        store.resolve_column("logmel")
+    with pytest.raises(StoreError, match="no column 'video'"):
+        store.resolve_column("video")

@@ -1,0 +1,167 @@
+"""The storage gate: whole or nothing, conditional replace, fresh listings, on disk and on a bucket."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from stores.storage import ABSENT, Conflict, Storage, StorageError
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "store"))
+
+
+def test_names_cannot_leave_the_store(storage: Storage) -> None:
+    for name in ("../x", "a/../../x", "/etc/passwd", "a//b", ""):
+        with pytest.raises(ValueError, match="relative object name"):
+            storage.publish(name, b"")
+
+
+def test_publish_then_read_whole_and_in_part(storage: Storage) -> None:
+    storage.publish("a/b.bin", b"0123456789")
+    assert storage.read("a/b.bin") == b"0123456789"
+    assert storage.read_range("a/b.bin", 3, 6) == b"345"
+    assert storage.size("a/b.bin") == 10
+    assert storage.size("a/none") is None
+
+
+def test_a_range_beyond_the_end_is_an_error_and_not_fewer_bytes(storage: Storage) -> None:
+    storage.publish("a", b"0123")
+    with pytest.raises(StorageError, match="expected 6 bytes"):
+        storage.read_range("a", 2, 8)
+
+
+def test_a_failed_write_leaves_the_old_object_and_no_part(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.publish("a", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        storage.publish("a", b"new")
+    monkeypatch.undo()
+    assert storage.read("a") == b"old"
+    assert list(Path(storage.root, ".tmp").iterdir()) == []
+
+
+def test_only_the_first_of_many_writers_creates(storage: Storage) -> None:
+    won: list[int] = []
+    start = threading.Barrier(8)
+
+    def write(i: int) -> None:
+        start.wait()
+        try:
+            storage.publish("commit", b"%d" % i, if_version=ABSENT)
+            won.append(i)
+        except Conflict:
+            pass
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert storage.read("commit") == b"%d" % won[0]
+
+
+def test_a_stale_version_is_refused_and_a_fresh_one_replaces(storage: Storage) -> None:
+    storage.publish("m", b"1", if_version=ABSENT)
+    data, version = storage.read_versioned("m")
+    assert data == b"1"
+    storage.publish("m", b"2", if_version=version)
+    with pytest.raises(Conflict):
+        storage.publish("m", b"3", if_version=version)
+    assert storage.read("m") == b"2"
+
+
+def test_what_is_absent_has_the_absent_version(storage: Storage) -> None:
+    assert storage.read_versioned("nothing/here") == (None, ABSENT)
+
+
+def test_listing_shows_objects_and_folders_but_no_scratch(storage: Storage) -> None:
+    storage.publish("x/2", b"22")
+    storage.publish("x/1", b"1")
+    storage.publish("x/deep/3", b"")
+    with storage.scratch_file() as scratch:
+        scratch.write_bytes(b"half")
+        found = [(entry.name, entry.size) for entry in storage.list("x")]
+        assert found == [("x/1", 1), ("x/2", 2), ("x/deep", -1)]
+        assert [entry.name for entry in storage.list("")] == ["x"]
+    assert storage.list("none") == []
+
+
+def test_a_file_that_was_built_aside_moves_in_whole(storage: Storage) -> None:
+    with storage.scratch_file() as scratch:
+        scratch.write_bytes(b"tar")
+        assert storage.size("media/a.tar") is None
+        storage.publish_file(scratch, "media/a.tar")
+    assert storage.read("media/a.tar") == b"tar"
+    with pytest.raises(RuntimeError), storage.scratch_file() as scratch:
+        scratch.write_bytes(b"half")
+        raise RuntimeError
+    assert list(Path(storage.root, ".tmp").iterdir()) == []
+
+
+def test_remove_is_calm_about_what_is_not_there(storage: Storage) -> None:
+    storage.publish("f/a", b"")
+    storage.remove("f/none")
+    storage.remove_folder("g")
+    storage.remove_folder("f")
+    assert storage.list("f") == []
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket of a real S3 server process on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
+    import s3fs
+
+    s3fs.S3FileSystem(**options).mkdir("bucket")
+    yield lambda prefix: Storage(f"s3://bucket/{prefix}", **options)
+    server.stop()
+
+
+def test_s3_publishes_in_one_put_and_on_conditions(bucket) -> None:
+    storage = bucket("one")
+    storage.publish("m", b"1", if_version=ABSENT)
+    with pytest.raises(Conflict):
+        storage.publish("m", b"again", if_version=ABSENT)
+    _, version = storage.read_versioned("m")
+    storage.publish("m", b"2", if_version=version)
+    with pytest.raises(Conflict):
+        storage.publish("m", b"3", if_version=version)
+    assert storage.read("m") == b"2"
+    assert storage.read_range("m", 0, 1) == b"2"
+
+
+def test_s3_listings_see_what_another_client_wrote(bucket) -> None:
+    ours, theirs = bucket("two"), bucket("two")
+    ours.publish("f/a", b"1")
+    assert [entry.name for entry in ours.list("f")] == ["f/a"]
+    theirs.publish("f/b", b"22")
+    assert [(entry.name, entry.size) for entry in ours.list("f")] == [("f/a", 1), ("f/b", 2)]
+    assert ours.list("nowhere") == []
+
+
+def test_s3_takes_files_and_forgets_folders(bucket, tmp_path: Path) -> None:
+    storage = bucket("three")
+    with storage.scratch_file() as scratch:
+        scratch.write_bytes(b"x" * 1000)
+        storage.publish_file(scratch, "media/a.tar")
+    assert storage.size("media/a.tar") == 1000
+    assert storage.url("media/a.tar") == "s3://bucket/three/media/a.tar"
+    storage.remove_folder("media")
+    assert storage.size("media/a.tar") is None
+    assert storage.read_versioned("media/a.tar") == (None, ABSENT)

@@ -1,0 +1,41 @@
+"""Parquet files: equal bytes for equal content, summaries in the footer, damage named."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from stores.storage import StorageError
+from stores.tables import LEDGER_SCHEMA, from_parquet, summary_of, to_parquet
+
+ROW = {"position": 0, "key": "a_0", "status": "pending", "attempts": 0, "rounds": 0, "traffic": 0, "requests": 0}
+
+
+def test_equal_content_gives_equal_bytes_and_the_footer_has_the_summary() -> None:
+    table = pa.Table.from_pylist([ROW], LEDGER_SCHEMA)
+    data = to_parquet(table, LEDGER_SCHEMA, {"b": 1, "a": [1.5, None]})
+    assert data == to_parquet(table, LEDGER_SCHEMA, {"a": [1.5, None], "b": 1})
+    assert summary_of(data, "x") == {"a": [1.5, None], "b": 1}
+    back, summary = from_parquet(data, "x")
+    assert back.schema.names == LEDGER_SCHEMA.names
+    assert back.to_pylist()[0]["key"] == "a_0"
+    assert summary["b"] == 1
+
+
+@pytest.mark.parametrize("cut", [0, 3, 50, -1])
+def test_damage_is_named(cut: int) -> None:
+    data = to_parquet(pa.Table.from_pylist([ROW], LEDGER_SCHEMA), LEDGER_SCHEMA, {})
+    for read in (summary_of, from_parquet):
+        with pytest.raises(StorageError, match="the/file"):
+            read(data[:cut], "the/file")
+
+
+def test_a_foreign_parquet_file_is_refused() -> None:
+    import io
+
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"x": [1]}), sink)
+    with pytest.raises(StorageError, match="the/file"):
+        summary_of(sink.getvalue(), "the/file")

@@ -1,4 +1,4 @@
-"""The manifest of a column shard: for every fetched clip, what the feature made of it. Committing it commits the tar."""
+"""The manifest of a column shard: for every fetched clip, what the feature made of it. It is the tar's commit."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The spool: what a shard under way has fetched or tried, clip by clip, so that a crash costs only what was in flight.
 
-One small tar a clip, `spool/<split>/<shard>/<position>.tar`, published in one put: `<key>.json` is the clip's ledger row
-and, when it was fetched and its bytes are needed, `<key>.<extension>` the media. Positions name the files because keys
-may differ by case only.
+One small tar a clip, `spool/<split>/<shard>/<position>.tar`, published in one put: `<key>.json` is the clip's ledger
+row and, when it was fetched and its bytes are needed, `<key>.<extension>` the media. Positions name the files because
+keys may differ by case only.
 """
 
 from __future__ import annotations

@@ -107,6 +107,10 @@ class Store:
         """One of a media shard's tars."""
         return f"media/{check_split(split)}/{shard:05d}.{digest8}.tar"
 
+    def media_folder(self, split: str) -> str:
+        """Where a split's media tars and ledgers lie."""
+        return f"media/{check_split(split)}"
+
     def manifest_name(self, column: str, split: str, shard: int) -> str:
         """The manifest of a column shard."""
         return f"features/{column}/{check_split(split)}/{shard:05d}.parquet"
@@ -146,7 +150,7 @@ class Store:
         data, _ = self.storage.read_versioned(self.plan_name(split))
         if data is None:
             raise StoreError(f"no split {split!r} in {self.storage.uri}; it has: {', '.join(self.splits()) or 'none'}")
-        return from_parquet(data, self.plan_name(split))
+        return from_parquet(data, self.plan_name(split), PLAN_SCHEMA)
 
     def plan_summary(self, split: str) -> dict[str, Any] | None:
         """The summary of a split's plan, None when it is not planned."""

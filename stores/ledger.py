@@ -49,11 +49,12 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A committed ledger: rows in plan order, the tars they lie in (name → size and sha256), and its version."""
+    """A committed ledger: rows in plan order, the tars they lie in (name → size and sha256), version and summary."""
 
     rows: tuple[LedgerRow, ...]
     tars: dict[str, dict[str, Any]] = field(default_factory=dict)
     version: Version = field(default_factory=lambda: Version(None))
+    summary: dict[str, Any] = field(default_factory=dict)
 
 
 def read_ledger(store: Store, split: str, shard: int) -> Ledger | None:
@@ -62,10 +63,10 @@ def read_ledger(store: Store, split: str, shard: int) -> Ledger | None:
     data, version = store.storage.read_versioned(name)
     if data is None:
         return None
-    table, summary = from_parquet(data, name)
+    table, summary = from_parquet(data, name, LEDGER_SCHEMA)
     names = {item.name for item in fields(LedgerRow)}
     rows = tuple(LedgerRow(**{k: v for k, v in row.items() if k in names}) for row in table.to_pylist())
-    return Ledger(rows, summary["tars"], version)
+    return Ledger(rows, summary["tars"], version, summary)
 
 
 def commit_ledger(

@@ -85,7 +85,7 @@ def read_manifest(store: Store, column: str, split: str, shard: int) -> Manifest
     data, version = store.storage.read_versioned(name)
     if data is None:
         return None
-    table, summary = from_parquet(data, name)
+    table, summary = from_parquet(data, name, MANIFEST_SCHEMA)
     names = {item.name for item in fields(ManifestRow)}
     rows = tuple(ManifestRow(**{k: v for k, v in row.items() if k in names}) for row in table.to_pylist())
     return Manifest(rows, summary, version)
@@ -118,9 +118,28 @@ def commit_manifest(
         ValueError: a key twice, or rows that do not fit the tar (a bug: nothing is written).
     """
     _check(rows, tar)
+    named = None if tar is None else {"name": tar[0], "size": tar[1].size, "sha256": tar[1].sha256}
+    summary = manifest_summary(spec, split, shard, rows, named, asdict(sums), labels, noted)
+    table = pa.Table.from_pylist([asdict(row) for row in rows], MANIFEST_SCHEMA)
+    data = to_parquet(table, MANIFEST_SCHEMA, summary)
+    store.storage.publish(store.manifest_name(spec.column, split, shard), data, if_version)
+    return summary
+
+
+def manifest_summary(
+    spec: Spec,
+    split: str,
+    shard: int,
+    rows: Sequence[ManifestRow],
+    tar: dict[str, Any] | None,
+    sums: dict[str, Any],
+    labels: str,
+    noted: dict[str, Any],
+) -> dict[str, Any]:
+    """What can be known of a manifest without its rows; the arguments are those of `commit_manifest`, as JSON."""
     counts = Counter(row.status for row in rows)
     ok = [row for row in rows if row.status == OK]
-    summary = {
+    return {
         "format": FORMAT,
         "column": spec.column,
         "split": split,
@@ -136,19 +155,15 @@ def commit_manifest(
             "still": sum(bool(row.still) for row in ok),
             "short": sum(bool(row.short) for row in ok),
         },
-        "tar": None if tar is None else {"name": tar[0], "size": tar[1].size, "sha256": tar[1].sha256},
+        "tar": tar,
         "samples": len(ok),
         "stride": ok[0].sample_bytes if ok else None,
         "array": spec.array,
         "shape": list(spec.shape),
         "dtype": spec.dtype,
-        "sums": asdict(sums),
+        "sums": sums,
         "noted": noted,
     }
-    table = pa.Table.from_pylist([asdict(row) for row in rows], MANIFEST_SCHEMA)
-    data = to_parquet(table, MANIFEST_SCHEMA, summary)
-    store.storage.publish(store.manifest_name(spec.column, split, shard), data, if_version)
-    return summary
 
 
 def is_current(manifest: dict[str, Any] | None, ledger: dict[str, Any] | None, spec_digest: str, labels: str) -> bool:

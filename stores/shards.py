@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import tarfile
+import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,10 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 def npy_array(data: bytes) -> np.ndarray:
     """The inverse of `npy_bytes`; refuses pickles. Raises ValueError for anything that is no plain array."""
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (TypeError, EOFError, SyntaxError, tokenize.TokenError) as error:  # numpy reads headers as Python literals
+        raise ValueError(f"expected a plain .npy array: {error}") from error
 
 
 class _DigestingFile:

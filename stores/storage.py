@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -28,6 +29,13 @@ from fsspec.implementations.local import LocalFileSystem
 
 SCRATCH = ".tmp"
 LOCK = ".lock"
+# What object stores' own libraries raise beside OSError: no credentials, no way to the endpoint.
+LIBRARY_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+)
 
 
 class StorageError(Exception):
@@ -69,6 +77,9 @@ class Storage:
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.root: str = os.path.abspath(root) if self.is_local else root.rstrip("/")
         self.uri = self.root if self.is_local else uri.rstrip("/")
+        # A backend's library is loaded by now, if it is there at all.
+        loaded = [(sys.modules[module], name) for module, name in LIBRARY_ERRORS if module in sys.modules]
+        self._failures = (OSError, *(getattr(module, name) for module, name in loaded))
         self._is_s3 = "s3" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def path(self, name: str) -> str:
@@ -103,7 +114,7 @@ class Storage:
             # The version is taken before the bytes: if the object changes in between, the later publish is refused.
             version = self._remote_version(name) if not self.is_local else ABSENT
             data = self.read(name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None, ABSENT
         return data, (_content_version(data) if self.is_local else version)
 
@@ -114,7 +125,7 @@ class Storage:
                 if self.is_local:
                     return os.stat(self.path(name)).st_size
                 return int(self.fs.info(self.path(name), refresh=True)["size"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def list(self, prefix: str) -> list[Entry]:
@@ -259,7 +270,7 @@ class Storage:
             yield
         except (FileNotFoundError, NotADirectoryError):
             raise
-        except OSError as error:
+        except self._failures as error:
             raise StorageError(f"{self.root}/{name}: {type(error).__name__}: {error}") from error
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray_cluster import Cluster, cluster
+from small_clips import SmallClips, make_small_clips
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -22,3 +25,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs AudioSet's files and the real clips in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_nodes() -> Iterator[Cluster]:
+    """One Ray for the session: a head and a second node with one CPU each. Tests that kill nodes start their own."""
+    with cluster(1, 1) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def small_clips(tmp_path_factory: pytest.TempPathFactory) -> SmallClips:
+    """Twelve short clips with a list in AudioSet's form, made once."""
+    return make_small_clips(tmp_path_factory.mktemp("clips"), 12)

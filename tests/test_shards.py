@@ -111,6 +111,14 @@ def test_member_names_stay_in_their_folder(name: str) -> None:
         member(name, b"")
 
 
+@pytest.mark.parametrize(("found", "changed"), [(b"(3,)", b"(3,("), (b"(3,)", b"([],"), (b"'<i8'", b"[1,2]")])
+def test_damaged_headers_are_value_errors_too(found: bytes, changed: bytes) -> None:
+    data = npy_bytes(np.arange(3))
+    assert found in data
+    with pytest.raises(ValueError):
+        npy_array(data.replace(found, changed))
+
+
 def test_small_tars_round_trip_and_pickles_are_refused() -> None:
     assert list(unpack(pack([("a", b"1"), ("b", b"")]))) == [("a", b"1"), ("b", b"")]
     buffer = io.BytesIO()

@@ -165,3 +165,21 @@ def test_s3_takes_files_and_forgets_folders(bucket, tmp_path: Path) -> None:
     storage.remove_folder("media")
     assert storage.size("media/a.tar") is None
     assert storage.read_versioned("media/a.tar") == (None, ABSENT)
+
+
+def test_s3_without_credentials_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    storage = Storage("s3://bucket/x", client_kwargs={"endpoint_url": "http://127.0.0.1:9"}, skip_instance_cache=True)
+    with pytest.raises(StorageError, match="NoCredentialsError"):
+        storage.read("m")
+
+
+def test_what_lies_below_a_file_is_absent(storage: Storage) -> None:
+    storage.publish("a", b"1")
+    assert storage.read_versioned("a/b") == (None, ABSENT)
+    assert storage.size("a/b") is None
+    assert storage.list("a/b") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stores.storage import StorageError
@@ -39,3 +40,19 @@ def test_a_foreign_parquet_file_is_refused() -> None:
     pq.write_table(pa.table({"x": [1]}), sink)
     with pytest.raises(StorageError, match="the/file"):
         summary_of(sink.getvalue(), "the/file")
+
+
+def test_a_flipped_bit_in_the_rows_is_refused() -> None:
+    rows = [{**ROW, "key": f"clip{number}_0"} for number in range(50)]
+    data = bytearray(to_parquet(pa.Table.from_pylist(rows, LEDGER_SCHEMA), LEDGER_SCHEMA, {}))
+    column = pq.read_metadata(pa.BufferReader(data)).row_group(0).column(1)
+    end = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size
+    data[end - 3] ^= 1
+    with pytest.raises(StorageError, match="the/file"):
+        from_parquet(bytes(data), "the/file")
+
+
+def test_a_table_that_lost_a_column_is_refused() -> None:
+    data = to_parquet(pa.Table.from_pylist([ROW], LEDGER_SCHEMA), LEDGER_SCHEMA, {}).replace(b"requests", b"requesXX")
+    with pytest.raises(StorageError, match="no column requests"):
+        from_parquet(data, "the/file", LEDGER_SCHEMA)

@@ -1,0 +1,1 @@
+"""Universal adversarial perturbations of the recognisers in `models`."""

@@ -1,0 +1,1 @@
+"""Pure Torch: tensors in, tensors out. No files, no Ray."""

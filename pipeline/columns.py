@@ -1,0 +1,120 @@
+"""The features that a column can hold: what each needs decoded, and the spec that names it.
+
+To add one, add a builder to `_BUILDERS` (CONTRIBUTING.md, "Add a feature column").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from models.r2plus1d import ARCHITECTURES
+from models.frontend import LogMelConfig
+from pipeline.media import DecodeRules, FrameSpec
+from pipeline.weights import EncoderWeights
+from stores.specs import Spec
+
+CLIP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What a clip encoder is run with; all of it is part of its column's spec.
+
+    Attributes:
+        weights: where the weights come from, with their sha256.
+        dtype: of the arithmetic: bfloat16, float16 or float32.
+        window_frames: consecutive frames of one window.
+        fps: frames a second on the clip's grid.
+        frame_size: height and width in pixels.
+    """
+
+    weights: EncoderWeights
+    dtype: str = "bfloat16"
+    window_frames: int = 32
+    fps: float = 30.0
+    frame_size: int = 112
+
+    @property
+    def frames(self) -> FrameSpec:
+        """The frames that the decoder has to deliver."""
+        return FrameSpec(fps=self.fps, size=self.frame_size)
+
+    @property
+    def windows(self) -> int:
+        """Windows in a clip: ⌈frames / window⌉ (paper, section 4.1); the last is filled by repeating its last frame."""
+        return math.ceil(round(self.fps * CLIP_SECONDS) / self.window_frames)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A feature under one spec.
+
+    Attributes:
+        spec: names the column and holds every constant.
+        sample_rate: Hz of the sound that it needs; None for a column of pictures.
+        frames: the frames that it needs; None for a column of sound.
+        encoder: how its clip encoder is run; None for a column that the decode process computes by itself.
+    """
+
+    spec: Spec
+    sample_rate: int | None = None
+    frames: FrameSpec | None = None
+    encoder: EncoderOptions | None = None
+
+    @property
+    def name(self) -> str:
+        """The column's name in the store."""
+        return self.spec.column
+
+
+def _logmel(_: EncoderOptions | None) -> Column:
+    config = LogMelConfig()
+    spec = Spec(
+        feature="logmel",
+        array="logmel",
+        shape=(config.frames, config.n_mels),
+        dtype="float16",
+        constants={"logmel": asdict(config), "decode": asdict(DecodeRules())},
+    )
+    return Column(spec, sample_rate=config.sample_rate_hz)
+
+
+def _encoder(name: str, options: EncoderOptions | None) -> Column:
+    if options is None:
+        raise ValueError(f"column {name} needs --encoder-weights: ig65m, a file of weights, or random:SEED")
+    constants = {
+        "architecture": name,
+        "weights": options.weights.to_spec(),
+        "dtype": options.dtype,
+        "window_frames": options.window_frames,
+        "frames": asdict(options.frames),
+        "clip_seconds": CLIP_SECONDS,
+        "decode": asdict(DecodeRules()),
+    }
+    spec = Spec(name, "video", (options.windows, ARCHITECTURES[name].dim), "float16", constants)
+    return Column(spec, frames=options.frames, encoder=options)
+
+
+_BUILDERS: dict[str, Callable[[EncoderOptions | None], Column]] = {
+    "logmel": _logmel,
+    **{name: (lambda options, name=name: _encoder(name, options)) for name in ARCHITECTURES},
+}
+
+
+def feature_names() -> list[str]:
+    """Every name that `--columns` knows."""
+    return list(_BUILDERS)
+
+
+def build_columns(names: Sequence[str], options: EncoderOptions | None) -> tuple[Column, ...]:
+    """The columns of `--columns`.
+
+    Raises:
+        ValueError: an unknown or repeated name, or an encoder without weights.
+    """
+    unknown = [name for name in names if name not in _BUILDERS]
+    if unknown or len(set(names)) != len(names):
+        raise ValueError(f"expected --columns of {', '.join(_BUILDERS)}, each once; got {','.join(names)}")
+    return tuple(_BUILDERS[name](options) for name in names)

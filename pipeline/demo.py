@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""Entry of `make demo`: a small AudioSet of its own, served on loopback, goes through the real jobs on an embedded Ray."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.demo_media import SPECIAL, DemoDataset, make_demo_dataset
+from pipeline.loopback import LoopbackServer, Route
+
+# What is scaled down from the paper's [10, 512] embeddings of 32 frames at 30 fps by r2plus1d_34 with IG-65M weights.
+SMALL = ["--encoder-weights", "random:0", "--window-frames", "8", "--fps", "8", "--frame-size", "80", "--shard-size", "16"]
+COLUMNS = "logmel,r2plus1d_18"
+
+
+def main() -> int:
+    """Runs the demo; its exit code is that of the first job that failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", default="demo", type=Path, help="where everything goes (default: %(default)s)")
+    folder: Path = parser.parse_args().folder.resolve()
+    console = Console(highlight=False, soft_wrap=True)
+    began = time.monotonic()
+
+    console.rule("1. A small AudioSet: real H.264/AAC files, lists in AudioSet's form")
+    dataset = make_demo_dataset(folder / "dataset")
+    describe(console, dataset)
+
+    console.rule("2. Ingest from a loopback server: fetch, log-mel, clip embeddings")
+    store = folder / "store"
+    shutil.rmtree(store, ignore_errors=True)  # the demo shows an ingest from nothing; `ingest.py` itself would go on
+    routes = faults(console, dataset)
+    with LoopbackServer(dataset.media, routes) as server:
+        code = run(console, ingest_command(dataset, server.url, store))
+    if code:
+        return code
+
+    console.rule("3. Looking in")
+    picture = folder / "logmel.png"
+    key = next(clip.key for clip in dataset.clips if clip.split == "eval" and not clip.special)
+    for command in (["status", str(store)], ["show", str(store), key, "--png", str(picture)]):
+        code = code or run(console, [sys.executable, "-m", "stores", *command])
+    console.print(
+        f"\n{time.monotonic() - began:.0f} s. The store: {store}; a clip's log-mel as a picture: {picture}.\n"
+        "Scaled down to fit two cores and a few minutes: r2plus1d_18 with random weights instead of r2plus1d_34 with "
+        "IG-65M's, windows of 8 frames of 80 pixels at 8 fps instead of 32 of 112 at 30, shards of 16 clips instead of 512. "
+        "The log-mel bank, the store and the jobs are the real ones."
+    )
+    return code
+
+
+def describe(console: Console, dataset: DemoDataset) -> None:
+    """Says what the data set holds and which of its clips are odd on purpose."""
+    splits = {split: sum(clip.split == split for clip in dataset.clips) for split in dataset.segments}
+    classes = {name for clip in dataset.clips for name in clip.classes}
+    console.print(f"{len(dataset.clips)} clips ({splits}) of {len(classes)} classes in {dataset.folder}")
+    for kind, keys in dataset.special.items():
+        console.print(f"  {', '.join(keys)} {SPECIAL[kind]}")
+
+
+def faults(console: Console, dataset: DemoDataset) -> dict[str, Route]:
+    """Three videos that the server does not simply give: two are gone, one is throttled twice."""
+    plain = [clip.ytid for clip in dataset.clips if clip.split == "train" and not clip.special]
+    gone, removed, throttled = plain[-3:]
+    console.print(f"The server answers 404 for {gone}, 410 for {removed}, and 429 for {throttled}, the first two times.")
+    return {
+        f"/{gone}.mp4": Route(status=404),
+        f"/{removed}.mp4": Route(status=410),
+        f"/{throttled}.mp4": Route(status=429, retry_after="1", times=2),
+    }
+
+
+def ingest_command(dataset: DemoDataset, url: str, store: Path) -> list[str]:
+    """The ingest as an operator would type it."""
+    lists = [part for split, path in dataset.segments.items() for part in ("--segments", f"{split}={path}")]
+    source = ["--source", f"http:{url}/{{ytid}}.mp4", "--retry-delay", "1"]
+    script = str(Path(__file__).with_name("ingest.py"))
+    # Two of the clips are gone for good and the exit code shall be 0 all the same.
+    columns = ["--columns", COLUMNS, *SMALL, "--max-failed-fraction", "0.02"]
+    return [sys.executable, script, *lists, *source, "--store", str(store), *columns]
+
+
+def run(console: Console, command: Sequence[str]) -> int:
+    """Shows a command and runs it."""
+    shown = ["python" if part == sys.executable else part for part in command]
+    console.print(f"[bold]$ {' '.join(shown)}[/bold]", markup=True)
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

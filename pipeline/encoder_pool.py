@@ -1,0 +1,84 @@
+"""Clip encoders as Ray actors: loaded once each, restarted without limit, used by every shard.
+
+On a GPU an actor takes a share of it. On a CPU it takes none of Ray's CPUs: shards that wait for it hold theirs, and an
+actor that needed one to come back after its node was lost would wait for them for ever.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, ObjectLostError, RayActorError
+
+from models.clip_encoder import ClipEncoder, split_windows
+from pipeline.column_shard import Embedded, EncoderUnavailable
+from pipeline.columns import Column, EncoderOptions
+from pipeline.weights import load_state_dict
+
+CPU_THREADS = 2
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class EncoderActor:
+    """One clip encoder on one device; `state` is its network's state dict, put into Ray's object store once."""
+
+    def __init__(self, architecture: str, options: EncoderOptions, state: dict[str, torch.Tensor]) -> None:
+        self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        if self.device.type == "cpu":
+            torch.set_num_threads(CPU_THREADS)
+        self.encoder = ClipEncoder(architecture, state, dtype=options.dtype, device=self.device)
+        self.options = options
+        on_gpu = self.device.type == "cuda"
+        self.name = torch.cuda.get_device_name(self.device) if on_gpu else f"cpu, {CPU_THREADS} threads"
+
+    def encode(self, frames: np.ndarray) -> Embedded:
+        """Embeds one clip's frames, uint8 [M, size, size, 3]. One clip a call: the shape is always the same."""
+        began = time.perf_counter()
+        windows, _ = split_windows(frames, self.options.window_frames, self.options.windows)
+        embedding = self.encoder(torch.from_numpy(windows)).cpu().numpy()
+        return Embedded(embedding, time.perf_counter() - began, self.name)
+
+
+class EncoderPool:
+    """The actors of one column; handed to shard tasks, where it is a `pipeline.column_shard.Encoder`."""
+
+    def __init__(self, actors: list[Any]) -> None:
+        self.actors = actors
+        self._next = random.randrange(len(actors))
+
+    @classmethod
+    def start(cls, column: Column, actors: int | None, gpus_each: float) -> EncoderPool:
+        """Starts the actors of a column.
+
+        Args:
+            actors: how many; None for as many as the cluster's GPUs hold, or one on a CPU.
+            gpus_each: share of a GPU that each takes, where the cluster has GPUs.
+
+        Raises:
+            ValueError: the weights do not fit, or cannot be had.
+        """
+        assert column.encoder is not None
+        architecture = column.spec.feature
+        state = ray.put(load_state_dict(column.encoder.weights, architecture))
+        cluster_gpus = ray.cluster_resources().get("GPU", 0)
+        gpus = gpus_each if cluster_gpus else 0
+        count = actors or (max(1, int(cluster_gpus / gpus_each)) if cluster_gpus else 1)
+        options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
+        return cls([EncoderActor.options(**options).remote(architecture, column.encoder, state) for _ in range(count)])
+
+    def submit(self, frames: np.ndarray) -> Any:
+        """See `pipeline.column_shard.Encoder`. Ray copies the frames into its object store before this returns."""
+        self._next = (self._next + 1) % len(self.actors)
+        return self.actors[self._next].encode.remote(frames)
+
+    def result(self, handle: Any) -> Embedded:
+        """See `pipeline.column_shard.Encoder`."""
+        try:
+            return ray.get(handle)
+        except (RayActorError, ActorUnavailableError, ObjectLostError, GetTimeoutError) as error:
+            raise EncoderUnavailable(f"{type(error).__name__}: {error}") from None

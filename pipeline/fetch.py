@@ -1,0 +1,63 @@
+"""Where clips come from: `youtube`, `ytdlp:URL`, `http:URL`, `dir:PATH`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.clip import FetchedClip, Fetcher, FetchOptions
+from pipeline.directory import DirectoryFetcher
+from pipeline.template import UrlTemplate
+from pipeline.web import HttpFetcher
+
+__all__ = [
+    "DirectoryFetcher",
+    "FetchOptions",
+    "FetchedClip",
+    "Fetcher",
+    "HttpFetcher",
+    "SourceKind",
+    "open_source",
+    "source_kind",
+]
+
+SourceKind = Literal["youtube", "ytdlp", "http", "dir"]
+YOUTUBE_URL = "https://www.youtube.com/watch?v={ytid}"
+
+
+def source_kind(text: str) -> SourceKind:
+    """The kind of a source, from its text alone. Raises ValueError, with what to write, where it is none."""
+    kind, _, rest = text.partition(":")
+    if text == "youtube":
+        return "youtube"
+    if kind == "dir" and rest:
+        return "dir"
+    if kind in ("http", "https", "ytdlp"):
+        UrlTemplate(_url(text))
+        return "ytdlp" if kind == "ytdlp" else "http"
+    raise ValueError(
+        f"expected a source youtube, ytdlp:URL, http:URL or dir:PATH, got {text!r}; "
+        "for example http:https://host/{ytid}.mp4 or dir:/data/clips"
+    )
+
+
+def open_source(text: str, options: FetchOptions) -> Fetcher:
+    """The fetcher of a source; to be made in the process that uses it.
+
+    Raises:
+        ValueError: the text is none, or what it names (folder, cookie file) cannot be used.
+    """
+    kind = source_kind(text)
+    if kind == "dir":
+        return DirectoryFetcher(text.removeprefix("dir:"), options)
+    if kind == "http":
+        return HttpFetcher(UrlTemplate(_url(text)), options)
+    # Imported here because yt-dlp takes half a second, which the other sources need not spend.
+    from pipeline.youtube import YtdlpFetcher
+
+    return YtdlpFetcher(UrlTemplate(YOUTUBE_URL if kind == "youtube" else _url(text)), options, origin=kind)
+
+
+def _url(text: str) -> str:
+    """The template of a source: `http:https://host/…`, or what people write instead, the bare `https://host/…`."""
+    kind, _, rest = text.partition(":")
+    return text if kind in ("http", "https") and rest.startswith("//") else rest

@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Entry: from AudioSet's segment lists to feature shards, on an embedded Ray or on a cluster (`ray job submit`)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import ray
+import tyro
+from rich.console import Console
+
+from pipeline.audioset import resolve_segments
+from pipeline.classes import read_class_list
+from pipeline.columns import build_columns
+from pipeline.engine import IngestFailed, IngestRun
+from pipeline.options import IngestOptions, absolute_paths
+from pipeline.segments import read_segments
+from pipeline.splits import plan_split
+from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
+from stores.layout import Store
+from stores.storage import StorageError
+
+
+def main() -> int:
+    """Runs the ingest and returns its exit code: 0 done, 1 something is pending or failed, 2 usage, 3 a bug of ours."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    console = Console(stderr=False)
+    try:
+        options = absolute_paths(tyro.cli(IngestOptions, prog="ingest.py"))
+        classes = read_class_list(options.labels)
+        columns = build_columns(options.column_names, options.encoder_options())
+        store = Store.open_or_create(options.store, options.shard_size, options.seed)
+        splits = []
+        for argument in options.segments:
+            listed = resolve_segments(argument)
+            table = read_segments(listed.path, classes, options.skip_bad_rows)
+            if table.bad_rows.total:
+                console.print(f"{listed.path}: left out {table.bad_rows}", soft_wrap=True)
+            splits.append(plan_split(store, listed.split, table, classes))
+        for column in columns:
+            store.write_spec(column.spec)
+        run = IngestRun(options, store, splits, columns, console)
+        work = run.look()
+    except (ValueError, StorageError) as error:
+        print(f"ingest: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    if work:  # a finished store is told about at once, without starting a cluster
+        ray.init()
+    try:
+        summary = run.run()
+    except IngestFailed as error:
+        print(f"ingest: {error}", file=sys.stderr)
+        return EXIT_INTERNAL
+    except KeyboardInterrupt:
+        print("ingest: stopped; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    for line in summary.lines():
+        console.print(line, soft_wrap=True, highlight=False)
+    return summary.exit_code(options.max_failed_fraction)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

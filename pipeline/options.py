@@ -1,0 +1,163 @@
+"""What `pipeline/ingest.py` is told, and the checks that need nothing but the words themselves."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import tyro
+
+from pipeline.columns import EncoderOptions, feature_names
+from pipeline.failures import Cause
+from pipeline.fetch import source_kind
+from pipeline.weights import resolve_weights
+
+# Set by Ray in the entry process of every submitted job.
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+YOUTUBE_PER_HOUR = 300.0  # what a guest session is given (VIDEO.md section 4)
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """Turns AudioSet's segment lists into a feature store: fetches clips, computes log-mel banks and clip embeddings.
+
+    Running it again continues: what is done stays, what is pending and due is tried, what is stale is made anew.
+    """
+
+    store: str
+    """The store: a directory or an fsspec URI (s3://…, gs://…). Made if it is not there."""
+    source: str
+    """Where clips come from: youtube | ytdlp:URL | http:URL | dir:PATH. URLs may hold {ytid} {start_ms} {end_ms} {start_s}
+    {end_s} {key}."""
+    segments: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """eval | balanced_train | unbalanced_train (AudioSet's own, downloaded and cached) or NAME=PATH of a CSV in the same
+    form. Give it once per split."""
+    labels: str | None = None
+    """Class list (index,mid,display_name). Default: AudioSet's 527 classes, shipped with this program."""
+    columns: str = "logmel"
+    """Features to compute, separated by commas: logmel, r2plus1d_34, r2plus1d_152, r2plus1d_18; or none."""
+    shard_size: int | None = None
+    """Clips in a shard; fixed when the store is made (default 512)."""
+    seed: int | None = None
+    """Seed of the plan's order; fixed when the store is made (default 0)."""
+    skip_bad_rows: bool = False
+    """Leave out rows of a segment list that cannot be used, and count them, instead of stopping."""
+
+    encoder_weights: str | None = None
+    """Weights of the clip encoder: ig65m (downloaded and checked), a file, or random:SEED."""
+    encoder_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Arithmetic of the clip encoder; part of the column's spec."""
+    encoder_actors: int | None = None
+    """Encoder actors. Default: as many as the cluster's GPUs hold, or one on a CPU."""
+    encoder_gpus: float = 1.0
+    """Share of a GPU that an encoder actor takes, where there are GPUs."""
+    window_frames: int = 32
+    """Frames of a clip encoder's window; part of the column's spec."""
+    fps: float = 30.0
+    """Frames a second that the clip encoder sees; part of the column's spec."""
+    frame_size: int = 112
+    """Height and width that it sees; part of the column's spec."""
+
+    media: Literal["keep", "drop"] | None = None
+    """Keep the fetched bytes in media shards. Default: keep; drop for dir:, whose files stay where they are."""
+    retry: tuple[Cause, ...] = ()
+    """Causes of failed clips that are tried again."""
+    retry_delay: float | None = None
+    """Seconds before a clip that failed for a passing reason is tried again; grows with each try. Default: 300 after
+    unreachable, 60 after being throttled."""
+    wait: float = 300.0
+    """Wait for pending clips that come due within so many seconds, instead of leaving them to the next run."""
+    videos_per_hour: float | None = None
+    """Budget of fetches. Default: 300 for youtube, none for others. A budget is kept by one fetching task at a time."""
+    fetch_threads: int = 8
+    """Clips that one shard fetches at once."""
+    fetch_shards: int | None = None
+    """Shards that fetch at once. Default: two per node; one where there is a budget."""
+    read_timeout: float = 20.0
+    """Seconds to wait for the next bytes of an answer."""
+    fetch_deadline: float = 180.0
+    """Seconds that fetching one clip may take in all."""
+    proxy: str | None = None
+    """Proxy URL for fetching."""
+    cookies: str | None = None
+    """Cookie file (Netscape form) for fetching."""
+
+    cpus_per_shard: int = 1
+    """CPUs, and decode processes, of one shard that computes columns."""
+    seconds_per_clip: float = 120.0
+    """Time limit for decoding a clip."""
+    max_failed_fraction: float = 0.0
+    """Share of planned clips that may have failed with the exit code still 0."""
+
+    def __post_init__(self) -> None:
+        source_kind(self.source)
+        for name in ("fetch_threads", "cpus_per_shard", "window_frames", "frame_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected --{name.replace('_', '-')} of at least 1, got {getattr(self, name)}")
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise ValueError(f"expected --max-failed-fraction between 0 and 1, got {self.max_failed_fraction}")
+        unknown = [name for name in self.column_names if name not in feature_names()]
+        if unknown:
+            raise ValueError(f"expected --columns of {', '.join(feature_names())}; got {', '.join(unknown)}")
+
+    @property
+    def kind(self) -> str:
+        """The source's kind: youtube, ytdlp, http or dir."""
+        return source_kind(self.source)
+
+    @property
+    def column_names(self) -> list[str]:
+        """The features asked for."""
+        return [] if self.columns in ("", "none") else self.columns.split(",")
+
+    @property
+    def keep_media(self) -> bool:
+        """Whether fetched bytes go into media shards."""
+        return (self.media or ("drop" if self.kind == "dir" else "keep")) == "keep"
+
+    @property
+    def per_hour(self) -> float | None:
+        """Budget of fetches an hour."""
+        return YOUTUBE_PER_HOUR if self.videos_per_hour is None and self.kind == "youtube" else self.videos_per_hour
+
+    def encoder_options(self) -> EncoderOptions | None:
+        """How clip encoders are run; None without weights. Raises ValueError when the weights cannot be had."""
+        if self.encoder_weights is None:
+            return None
+        architectures = [name for name in self.column_names if name != "logmel"]
+        weights = resolve_weights(self.encoder_weights, architectures[0] if architectures else "r2plus1d_34")
+        return EncoderOptions(weights, self.encoder_dtype, self.window_frames, self.fps, self.frame_size)
+
+
+def absolute_paths(options: IngestOptions, environment: dict[str, str] | None = None) -> IngestOptions:
+    """The same options with local paths made absolute, as workers elsewhere need them.
+
+    Raises:
+        ValueError: a relative path inside a submitted job, where the working directory is a copy that is thrown away.
+    """
+    in_job = JOB_VARIABLE in (os.environ if environment is None else environment)
+
+    def fix(flag: str, prefix: str, path: str) -> str:
+        if "://" in path or os.path.isabs(path):
+            return prefix + path
+        if in_job:
+            raise ValueError(
+                f"{flag} {prefix}{path} is relative, and a job's working directory is a throw-away copy: give an absolute "
+                "path that every node sees, or a URI such as s3://…"
+            )
+        return prefix + os.path.abspath(path)
+
+    changes: dict[str, object] = {"store": fix("--store", "", options.store)}
+    if options.kind == "dir":
+        changes["source"] = fix("--source", "dir:", options.source.removeprefix("dir:"))
+    lists = []
+    for item in options.segments:
+        name, equals, path = item.partition("=")
+        lists.append(fix("--segments", f"{name}=", path) if equals else item)
+    changes["segments"] = tuple(lists)
+    for flag in ("labels", "cookies", "encoder_weights"):
+        path = getattr(options, flag)
+        if path is not None and not (flag == "encoder_weights" and (path == "ig65m" or path.startswith("random:"))):
+            changes[flag] = fix(f"--{flag.replace('_', '-')}", "", path)
+    return replace(options, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+"""The splits of one ingest: each one's plan, made from its CSV or found in the store, and its shards' label digests."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.classes import ClassList
+from pipeline.plan import make_plan, plan_segments, shard_count
+from pipeline.segments import Segment, SegmentTable
+from stores.layout import FORMAT, Store, StoreError
+from stores.plans import labels_digests
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A planned split.
+
+    Attributes:
+        name: of the split.
+        plan: rows of `stores.tables.PLAN_SCHEMA` in shard order.
+        shards: how many shards it has.
+        labels_digests: by shard, the digest of its clips' keys, mids and class indices.
+    """
+
+    name: str
+    plan: pa.Table
+    shards: int
+    labels_digests: tuple[str, ...]
+
+    def segments(self, shard: int) -> list[Segment]:
+        """A shard's planned segments, in order."""
+        return plan_segments(self.plan, shard)
+
+
+def plan_split(store: Store, name: str, listed: SegmentTable, classes: ClassList) -> Split:
+    """The split's plan: the stored one if it was made from this list, else a new one, which is stored.
+
+    A list with the same segments and other labels replaces the plan: columns then rewrite their json.
+
+    Raises:
+        StoreError: the store has a split of this name with other segments.
+    """
+    size, seed = store.config.shard_size, store.config.seed
+    summary = {
+        "format": FORMAT,
+        "split": name,
+        "csv_sha256": listed.csv_sha256,
+        "segments": len(listed.table),
+        "bad_rows": dict(sorted(listed.bad_rows.counts.items())),
+        "seed": seed,
+        "shard_size": size,
+        "classes_sha256": classes.sha256,
+        "classes": [[mid, label] for mid, label in zip(classes.mids, classes.names, strict=True)],
+    }
+    plan = make_plan(listed.table, seed, size)
+    if store.plan_summary(name) is None:
+        store.write_plan(name, plan, summary)
+    else:
+        stored, before = store.read_plan(name)
+        # A summary is compared as JSON: that is what it was stored as.
+        if before != json.loads(json.dumps(summary)):
+            _replace_labels(store, name, stored, plan, summary)
+    return Split(name, plan, shard_count(plan), labels_digests(plan, size))
+
+
+def _replace_labels(store: Store, name: str, stored: pa.Table, plan: pa.Table, summary: dict[str, object]) -> None:
+    same = all(stored.column(c).to_pylist() == plan.column(c).to_pylist() for c in ("key", "start_ms", "end_ms"))
+    if not same:
+        raise StoreError(
+            f"split {name!r} of {store.storage.uri} was planned from other segments ({len(stored)} there, {len(plan)} "
+            "here): give this list another name with --segments OTHER=PATH, or use another store"
+        )
+    logger.info("split %s: same segments, another list or other labels: the plan is replaced", name)
+    store.write_plan(name, plan, summary)

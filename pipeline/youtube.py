@@ -1,0 +1,218 @@
+"""YouTube and what else yt-dlp knows: it resolves where the media are, `pipeline.web` reads the segment out of them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import requests
+from yt_dlp import YoutubeDL
+from yt_dlp.globals import supported_js_runtimes
+from yt_dlp.utils import YoutubeDLError
+
+from pipeline import ytdlp_errors  # noqa: F401 - registers yt-dlp's errors with `classify`
+from pipeline.clip import FetchedClip, FetchOptions
+from pipeline.failures import Cause, FetchFailure, Refused, classify
+from pipeline.http_session import load_cookies, new_session
+from pipeline.pool import Pool
+from pipeline.segments import Segment
+from pipeline.template import UrlTemplate
+from pipeline.transfer import Spending
+from pipeline.web import MediaUrl, fetch_media, start_finder
+
+logger = logging.getLogger(__name__)
+
+# One plain file of 360 lines with picture and sound; the same in two; what comes near. HLS and DASH manifests are no files.
+_PLAIN = "[protocol~='^https?$']"
+FORMAT = f"18/134+140/b[height<=?480]{_PLAIN}/bv[height<=?480]{_PLAIN}+ba{_PLAIN}/b*{_PLAIN}"
+LONGEST_WAIT_S = 30.0  # for formats that become available soon; the length of an advertisement
+REFUSALS_BEFORE_ALARM = 5
+
+
+@dataclass
+class _Tool:
+    """What one fetch uses: a resolver, a session with its cookies."""
+
+    resolver: _Resolver
+    session: requests.Session
+
+    def close(self) -> None:
+        self.session.close()
+        self.resolver.close()
+
+
+class _Resolver(YoutubeDL):
+    """yt-dlp, with its requests counted and bounded by the segment's time."""
+
+    spending: Spending | None = None
+
+    def urlopen(self, req: Any) -> Any:
+        if self.spending is not None:
+            self.spending.remaining_s()
+            self.spending.requests += 1
+        return super().urlopen(req)
+
+
+class YtdlpFetcher:
+    """Videos that yt-dlp finds behind a URL template, as a whole or in two files for picture and sound.
+
+    `fetch` may be called from several threads at once; each uses a yt-dlp of its own.
+
+    Args:
+        extractors: yt-dlp `InfoExtractor` classes that are asked before yt-dlp's own.
+
+    Raises:
+        ValueError: a cookie file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        template: UrlTemplate,
+        options: FetchOptions,
+        *,
+        origin: Literal["youtube", "ytdlp"] = "ytdlp",
+        extractors: Sequence[type] = (),
+    ) -> None:
+        self._template = template
+        self._options = options
+        self._origin = origin
+        self._extractors = tuple(extractors)
+        self._lock = threading.Lock()
+        self._refusals = 0
+        self._tools: Pool[_Tool] = Pool(self._make_tool, _Tool.close)
+        if options.cookie_file:
+            load_cookies(options.cookie_file)
+        if origin == "youtube" and not javascript_runtime():
+            logger.error(
+                "yt-dlp finds no JavaScript runtime, without which YouTube gives few formats: pip install deno"
+            )
+
+    def fetch(self, segment: Segment) -> FetchedClip:
+        """The segment's media. Raises FetchFailure."""
+        spending = Spending(self._options)
+        with self._tools.borrow() as tool:
+            try:
+                clip = self._fetch(tool, segment, spending)
+            except Refused as refused:
+                logger.debug("%s: %s; resolved anew", segment.key, refused)
+                clip = self._fetch_again(tool, segment, spending)
+        with self._lock:
+            self._refusals = 0
+        return clip
+
+    def close(self) -> None:
+        """Closes yt-dlp and the connections."""
+        self._tools.close()
+
+    def _fetch_again(self, tool: _Tool, segment: Segment, spending: Spending) -> FetchedClip:
+        try:
+            return self._fetch(tool, segment, spending)
+        except Refused:
+            with self._lock:
+                self._refusals += 1
+                alarm = self._refusals % REFUSALS_BEFORE_ALARM == 0
+            if alarm:
+                logger.error(
+                    "%d videos in a row were refused although resolved anew: yt-dlp is probably out of date",
+                    self._refusals,
+                )
+            raise
+
+    def _fetch(self, tool: _Tool, segment: Segment, spending: Spending) -> FetchedClip:
+        info = self._resolve(tool.resolver, self._template.url(segment), spending)
+        chosen = info.get("requested_formats") or [info]
+        _check_length(info, segment)
+        _wait_until_available(chosen, spending)
+        media = [MediaUrl(each["url"], each.get("http_headers") or {}) for each in chosen]
+        own_clip = self._template.names_segment
+        return fetch_media(
+            tool.session,
+            media,
+            segment,
+            spending,
+            origin=self._origin,
+            start_in_file=start_finder(self._template, segment) if own_clip else None,
+        )
+
+    def _resolve(self, resolver: _Resolver, url: str, spending: Spending) -> dict[str, Any]:
+        resolver.spending = spending
+        try:
+            info = resolver.extract_info(url, download=False)
+        except YoutubeDLError as error:
+            raise classify(error) from error
+        finally:
+            resolver.spending = None
+        entries = [info] if info and "entries" not in info else list((info or {}).get("entries") or [])
+        if len(entries) != 1 or not entries[0]:
+            raise FetchFailure(Cause.UNREACHABLE, f"a page with {len(entries)} videos came where one should be")
+        video: dict[str, Any] = entries[0]
+        if video.get("live_status") in ("is_live", "is_upcoming"):
+            raise FetchFailure(Cause.UNREACHABLE, f"not a finished video yet: {video['live_status']}")
+        return video
+
+    def _make_tool(self) -> _Tool:
+        resolver = _Resolver(self._params(), auto_init=False)
+        for extractor in self._extractors:
+            resolver.add_info_extractor(extractor())
+        resolver.add_default_info_extractors()
+        session = new_session(self._options)
+        session.cookies = resolver.cookiejar
+        return _Tool(resolver, session)
+
+    def _params(self) -> dict[str, Any]:
+        options = self._options
+        cookies = Path(options.cookie_file).expanduser().read_text() if options.cookie_file else None
+        return {
+            "format": FORMAT,
+            "noplaylist": True,
+            "quiet": True,
+            "noprogress": True,
+            "logger": _Log(),
+            "color": "never",
+            "socket_timeout": options.read_timeout_s,
+            # Whether a video is tried again is decided over all of them, see pipeline.failures.
+            "extractor_retries": 0,
+            "proxy": options.proxy,
+            # A stream, because yt-dlp writes cookies back to a file, and several would at once.
+            "cookiefile": io.StringIO(cookies) if cookies is not None else None,
+            **options.ytdlp_params,
+        }
+
+
+class _Log:
+    """yt-dlp's messages as log records; its errors are raised as well."""
+
+    def debug(self, message: str) -> None:
+        logger.debug("%s", message)
+
+    info = warning = error = debug
+
+
+def javascript_runtime() -> str | None:
+    """The JavaScript runtime that yt-dlp uses by default (deno, also out of the package of that name), or None."""
+    runtime = supported_js_runtimes.value["deno"]().info
+    return f"{runtime.name} {runtime.version}" if runtime is not None and runtime.supported else None
+
+
+def _check_length(info: dict[str, Any], segment: Segment) -> None:
+    length_s = info.get("duration")
+    if length_s and segment.start_ms >= 1000 * (length_s + 1):
+        words = f"the segment starts at {segment.start_ms / 1000:g} s, the video is {length_s:g} s long"
+        raise FetchFailure(Cause.UNDECODABLE, words)
+
+
+def _wait_until_available(chosen: Sequence[dict[str, Any]], spending: Spending) -> None:
+    """Formats say from when on they are served: mostly in seconds, the length of the advertisement that was not shown."""
+    wait_s = max(each.get("available_at") or 0 for each in chosen) - time.time()
+    if wait_s <= 0:
+        return
+    if wait_s > min(LONGEST_WAIT_S, spending.remaining_s()):
+        # Not `throttled`: nobody is too fast, and other videos need not wait.
+        raise FetchFailure(Cause.UNREACHABLE, f"the media are available in {wait_s:.0f} s", wait_s)
+    time.sleep(wait_s)

@@ -1,0 +1,27 @@
+"""What follows from a split's plan alone: its class list and the digests that tell when its labels have changed."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def labels_digests(plan: pa.Table, shard_size: int) -> tuple[str, ...]:
+    """By shard, the sha256 of one line a clip: key, mids and class indices, in plan order."""
+    # Cast before slicing: Arrow casts the whole parent of every slice (12 s instead of 0.3 s for two million rows).
+    indices = plan["labels"].cast(pa.list_(pa.string()))
+    joined = (pc.binary_join(plan["mids"], ","), pc.binary_join(indices, ","))
+    lines = pc.binary_join_element_wise(plan["key"], *joined, " ")
+    digests = []
+    for start in range(0, len(lines), shard_size):
+        text = "\n".join(lines.slice(start, shard_size).to_pylist())
+        digests.append(hashlib.sha256(text.encode()).hexdigest())
+    return tuple(digests)
+
+
+def class_names(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """(mid, display name) by class index, out of a plan's summary."""
+    return [(mid, name) for mid, name in summary.get("classes", ())]

@@ -1,0 +1,89 @@
+"""What a store holds, shard by shard, read from listings and footers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from stores.layout import Store, StoreError
+from stores.manifest import is_current
+from stores.tables import summary_of
+
+READERS = 16  # small objects read at once; on object stores each costs a round trip
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class ShardState:
+    """A shard as the store has it.
+
+    Attributes:
+        planned: clips that the plan has for it.
+        labels: the digest of its planned clips' labels, see `stores.plans.labels_digests`.
+        ledger: its ledger's summary; None before the first commit.
+        manifests: by column, the summary of its manifest without the sums; absent before the first commit.
+    """
+
+    split: str
+    shard: int
+    planned: int
+    labels: str
+    ledger: dict[str, Any] | None = None
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def is_current(self, column: str, spec_digest: str) -> bool:
+        """Whether the column's shard is up to date with the ledger and the plan; False where either is missing."""
+        return is_current(self.manifests.get(column), self.ledger, spec_digest, self.labels)
+
+
+def read_states(store: Store, states: Sequence[ShardState], columns: Sequence[str]) -> dict[str, int]:
+    """Fills in each state's ledger and manifests: one listing per folder, one small read per ledger and manifest.
+
+    Returns:
+        object name → bytes of everything that lies in the folders read.
+
+    Raises:
+        StorageError: something in the store cannot be read.
+    """
+    splits = list(dict.fromkeys(state.split for state in states))
+    folders = [store.media_folder(split) for split in splits]
+    folders += [store.column_folder(column, split) for split in splits for column in columns]
+    sizes = {name: size for found in read_all(store.sizes, folders) for name, size in found.items()}
+
+    def read(state: ShardState) -> None:
+        name = store.ledger_name(state.split, state.shard)
+        if name in sizes:
+            state.ledger = summary_of(store.storage.read(name), name)
+        for column in columns:
+            name = store.manifest_name(column, state.split, state.shard)
+            if name in sizes:
+                summary = summary_of(store.storage.read(name), name)
+                summary.pop("sums", None)  # by far its largest part: 40 kB a shard in memory for a video column
+                state.manifests[column] = summary
+
+    read_all(read, states)
+    return sizes
+
+
+def live_tars(store: Store, split: str, column: str) -> list[str]:
+    """Names of the tars that a column's manifests name, in shard order; shards without one are left out.
+
+    Raises:
+        StoreError: the split is not planned.
+    """
+    if split not in store.splits():
+        raise StoreError(f"no split {split!r} in {store.storage.uri}; it has: {', '.join(store.splits()) or 'none'}")
+    folder = store.column_folder(column, split)
+    manifests = [name for name in store.sizes(folder) if name.endswith(".parquet")]
+    summaries = read_all(lambda name: summary_of(store.storage.read(name), name), manifests)
+    return [f"{folder}/{summary['tar']['name']}" for summary in summaries if summary["tar"]]
+
+
+def read_all(read: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """`read` of every item, many at once, in order. The first error is raised as it is."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(read, items))

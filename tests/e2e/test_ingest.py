@@ -1,0 +1,185 @@
+"""The whole job as an operator runs it, on a real Ray cluster of two nodes, against a real HTTP server."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+from ray.util.state import list_tasks
+from ray_cluster import BIN, Cluster, run_ingest
+from small_clips import SmallClips, write_list
+
+from pipeline.loopback import LoopbackServer, Route, html_page
+
+SMALL_ENCODER = ["--encoder-weights", "random:0", "--window-frames", "4", "--fps", "4", "--frame-size", "32"]
+BOTH = ["--columns", "logmel,r2plus1d_18", *SMALL_ENCODER]
+
+
+def column_tars(store: Path) -> dict[str, str]:
+    """Every column tar's path below the store and the sha256 of its bytes."""
+    return {
+        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(store.glob("features/*/*/*.tar"))
+    }
+
+
+def ledger(store: Path, split: str = "mine") -> dict[str, dict]:
+    tables = [pq.read_table(path) for path in sorted(store.glob(f"media/{split}/*.parquet"))]
+    return {row["key"]: row for table in tables for row in table.to_pylist()}
+
+
+def openings(server: LoopbackServer) -> Counter[str]:
+    """How often each file was begun to be fetched: requests for its first byte."""
+    return Counter(e.path for e in server.log() if e.range is None or e.range.startswith("bytes=0-"))
+
+
+def test_ingest_from_http_then_again_then_with_another_column(
+    two_nodes: Cluster, small_clips: SmallClips, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    with LoopbackServer(small_clips.media) as server:
+        common = ["--segments", f"mine={small_clips.csv}", "--source", f"http:{server.url}/{{ytid}}.mp4"]
+        common += ["--store", str(store), "--shard-size", "3"]
+        first = run_ingest(two_nodes.environment, *common, *BOTH)
+        assert first.returncode == 0, first.stdout + first.stderr
+        assert "planned 12 = fetched 12 + failed 0 + pending 0" in first.stdout
+        assert openings(server) == {f"/{ytid}.mp4": 1 for ytid in small_clips.ytids}
+
+        before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+        began = time.monotonic()
+        second = run_ingest(two_nodes.environment, *common, *BOTH)
+        assert second.returncode == 0
+        assert time.monotonic() - began < 20
+        assert "0 clips asked for, 0 decoded" in second.stdout
+        assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
+
+        tars = column_tars(store)
+        other = [*BOTH, "--encoder-dtype", "float32"]
+        third = run_ingest(two_nodes.environment, *common, *other)
+        assert third.returncode == 0, third.stdout + third.stderr
+        new = set(column_tars(store)) - set(tars)
+        assert {name.split("/")[1].rsplit("-", 1)[0] for name in new} == {"r2plus1d_18"}
+        assert len(new) == 4
+        assert tars.items() <= column_tars(store).items()
+        assert len(server.log()) == 12  # not one fetch since the first run
+
+    with LoopbackServer(small_clips.media) as server:
+        fresh = tmp_path / "fresh"
+        common = ["--segments", f"mine={small_clips.csv}", "--source", f"http:{server.url}/{{ytid}}.mp4"]
+        common += ["--store", str(fresh), "--shard-size", "3"]
+        assert run_ingest(two_nodes.environment, *common, *BOTH).returncode == 0
+    assert column_tars(fresh) == tars
+    samples = list(wds.WebDataset([str(fresh / name) for name in tars if "logmel" in name], shardshuffle=False).decode())
+    assert sorted(sample["__key__"] for sample in samples) == sorted(small_clips.keys)
+    for sample in samples:
+        assert (sample["logmel.npy"].shape, sample["logmel.npy"].dtype) == ((400, 64), np.float16)
+        assert sample["json"]["key"] == sample["__key__"]
+
+
+FAULTS = {
+    "gone_404": (Route(status=404), "failed", "gone"),
+    "gone_410": (Route(status=410), "failed", "gone"),
+    "forbidden_403": (Route(status=403), "failed", "unreachable"),
+    "throttled_429": (Route(status=429, retry_after="600"), "pending", "throttled"),
+    "broken_500": (Route(status=500), "failed", "unreachable"),
+    "hanging": (Route(hang=True), "failed", "unreachable"),
+    "html_as_mp4": (html_page("video/mp4"), "failed", "unreachable"),
+    "html": (html_page(), "failed", "unreachable"),
+    "empty": (Route(data=b""), "failed", "unreachable"),
+    "text_as_mp4": (Route(data=b"just text, no media\n" * 40, content_type="video/mp4"), "failed", "undecodable"),
+}
+
+
+def test_every_failure_ends_as_the_table_says_and_none_hangs(
+    two_nodes: Cluster, small_clips: SmallClips, tmp_path: Path
+) -> None:
+    whole = (small_clips.media / f"{small_clips.ytids[0]}.mp4").read_bytes()
+    routes = {f"/{name}.mp4": route for name, (route, _, _) in FAULTS.items()}
+    routes["/cut_transfer.mp4"] = Route(data=whole, truncate_at=len(whole) // 2)
+    routes["/octets.mp4"] = Route(data=whole, content_type="application/octet-stream")
+    routes["/half.mp4"] = Route(data=whole[: len(whole) // 2])
+    routes["/fine.mp4"] = Route(data=whole)
+    names = (*FAULTS, "cut_transfer", "octets", "half", "fine")
+    csv = write_list(tmp_path / "list.csv", names)
+    with LoopbackServer(routes=routes) as server:
+        result = run_ingest(
+            two_nodes.environment,
+            *("--segments", f"mine={csv}", "--source", f"http:{server.url}/{{ytid}}.mp4"),
+            *("--store", str(tmp_path / "store"), "--retry-delay", "0.1", "--read-timeout", "2", "--wait", "60"),
+            *("--fetch-threads", "16"),
+        )
+    assert result.returncode == 1, result.stdout + result.stderr
+    rows = ledger(tmp_path / "store")
+    found = {name: (rows[f"{name}_0"]["status"], rows[f"{name}_0"]["cause"]) for name in names}
+    expected = {name: (status, cause) for name, (_, status, cause) in FAULTS.items()}
+    expected |= {"cut_transfer": ("failed", "unreachable"), "octets": ("fetched", None), "fine": ("fetched", None)}
+    expected["half"] = ("failed", "undecodable")  # its index was in the half that is missing
+    assert found == expected
+    assert {row["attempts"] for row in rows.values() if row["cause"] == "unreachable"} == {3}
+    assert all(row["words"] for row in rows.values() if row["status"] != "fetched")
+
+
+@pytest.fixture
+def job_arguments(small_clips: SmallClips, tmp_path: Path) -> list[str]:
+    return [
+        *("--segments", f"mine={small_clips.csv}", "--source", f"dir:{small_clips.media}"),
+        *("--store", str(tmp_path / "store"), "--shard-size", "3"),
+    ]
+
+
+def submit(two_nodes: Cluster, repository: Path, *entry: str):
+    command = [str(BIN / "ray"), "job", "submit", "--working-dir", str(repository), "--", *entry]
+    environment = {**two_nodes.environment, "RAY_ADDRESS": f"http://127.0.0.1:{two_nodes.dashboard_port}"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+def column_tasks(two_nodes: Cluster) -> dict[str, str]:
+    """Column tasks that the cluster ever ran, and the node of each."""
+    address = f"http://127.0.0.1:{two_nodes.dashboard_port}"
+    tasks = list_tasks(address, [("name", "=", "column_task"), ("state", "=", "FINISHED")], limit=1000)
+    return {task.task_id: task.node_id for task in tasks}
+
+
+@pytest.mark.parametrize("entry", [["python", "pipeline/ingest.py"], ["pipeline/ingest.py"]], ids=["python", "bare file"])
+def test_submitted_as_a_job_it_spreads_over_both_nodes(
+    two_nodes: Cluster, repository: Path, job_arguments: list[str], tmp_path: Path, entry: list[str]
+) -> None:
+    before = column_tasks(two_nodes)
+    result = submit(two_nodes, repository, *entry, *job_arguments, "--columns", "logmel")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "planned 12 = fetched 12" in result.stdout
+    assert len(list((tmp_path / "store").glob("features/*/mine/*.parquet"))) == 4
+    new = {task: node for task, node in column_tasks(two_nodes).items() if task not in before}
+    assert len(new) == 4
+    assert len(set(new.values())) == 2
+
+
+def test_relative_paths_inside_a_job_are_refused_with_the_remedy(
+    two_nodes: Cluster, repository: Path, job_arguments: list[str]
+) -> None:
+    arguments = [*job_arguments]
+    arguments[arguments.index("--store") + 1] = "./store"
+    result = submit(two_nodes, repository, "python", "pipeline/ingest.py", *arguments)
+    assert result.returncode != 0
+    assert "--store ./store is relative" in result.stdout + result.stderr
+    assert "absolute" in result.stdout + result.stderr
+
+
+def test_usage_errors_are_one_line_and_exit_code_2(two_nodes: Cluster, small_clips: SmallClips, tmp_path: Path) -> None:
+    base = ["--segments", f"mine={small_clips.csv}", "--source", f"dir:{small_clips.media}", "--store", str(tmp_path / "s")]
+    for extra, words in (
+        (["--columns", "r2plus1d_34"], "needs --encoder-weights"),
+        (["--columns", "mfcc"], "expected --columns"),
+        (["--labels", str(small_clips.csv)], "list.csv"),
+    ):
+        result = run_ingest(two_nodes.environment, *base, *extra)
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert words in result.stderr
+        assert "Traceback" not in result.stderr

@@ -1,0 +1,161 @@
+"""Real processes are killed while an ingest runs; afterwards the store is as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from ray_cluster import Cluster, cluster, ingest_command, processes, run_ingest
+from small_clips import SmallClips
+
+from pipeline.loopback import LoopbackServer
+from stores.layout import Store
+from stores.verify import verify
+
+SHARDS, THREADS = 2, 2
+IN_FLIGHT = SHARDS * THREADS
+OPTIONS = [
+    *("--columns", "logmel,r2plus1d_18", "--encoder-weights", "random:0", "--window-frames", "4", "--fps", "4"),
+    *("--frame-size", "32", "--shard-size", "3", "--fetch-shards", str(SHARDS), "--fetch-threads", str(THREADS)),
+    *("--retry-delay", "0.5"),
+]
+
+
+def arguments(clips: SmallClips, server: LoopbackServer, store: Path) -> list[str]:
+    source = f"http:{server.url}/{{ytid}}.mp4"
+    return ["--segments", f"mine={clips.csv}", "--source", source, "--store", str(store), *OPTIONS]
+
+
+def column_tars(store: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(store.glob("features/*/*/*.tar"))
+    }
+
+
+def live_tars(store: Path) -> dict[str, str]:
+    """The column tars that manifests name; a crash between tar and manifest may leave others, which are garbage."""
+    named = set()
+    for path in store.glob("features/*/*/*.parquet"):
+        summary = json.loads(pq.read_metadata(path).metadata[b"avlens"])
+        named.add(str((path.parent / summary["tar"]["name"]).relative_to(store)))
+    return {name: digest for name, digest in column_tars(store).items() if name in named}
+
+
+def assert_whole(store: Path, clips: SmallClips) -> None:
+    """The invariants of DESIGN section 4, by reading everything again."""
+    checked = verify(Store.open(str(store)), media=True)
+    assert [str(problem) for part in checked for problem in part.problems] == []
+    rows = [row for path in store.glob("media/mine/*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert sorted(row["key"] for row in rows) == sorted(clips.keys)
+    assert {row["status"] for row in rows} == {"fetched"}
+    assert not list((store / "spool").rglob("*.tar"))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def calm(two_nodes: Cluster, small_clips: SmallClips, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The column tars of an ingest that nobody disturbed."""
+    store = tmp_path_factory.mktemp("calm") / "store"
+    with LoopbackServer(small_clips.media) as server:
+        result = run_ingest(two_nodes.environment, *arguments(small_clips, server, store))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert_whole(store, small_clips)
+    return column_tars(store)
+
+
+def test_driver_worker_and_encoder_killed(
+    two_nodes: Cluster, small_clips: SmallClips, calm: dict[str, str], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    dice = random.Random(20261123)
+    with LoopbackServer(small_clips.media, latency_s=0.4) as server:
+        command = ingest_command(*arguments(small_clips, server, store))
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                command, env=two_nodes.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+
+        # Three random moments: two while clips are fetched, one while columns are computed.
+        moments: list[Callable[[], object]] = [
+            lambda n=dice.randint(1, 5): len(server.log()) >= n,
+            lambda n=dice.randint(8, 11): len(server.log()) >= n,
+            lambda: list(store.glob("features/logmel-*/mine/*.parquet")),
+        ]
+        for moment in moments:
+            driver = start()
+            wait_for(lambda moment=moment, driver=driver: moment() or driver.poll() is not None)
+            time.sleep(dice.uniform(0, 0.3))
+            driver.kill()
+            driver.wait()
+            wait_for(lambda: not processes("ray::fetch_task", "ray::column_task"))
+
+        driver = start()
+        victims = ["ray::column_task", "ray::EncoderActor"]
+        kills = len(moments)
+        while driver.poll() is None:
+            for victim in list(victims):
+                for process in processes(victim)[:1]:
+                    try:
+                        process.kill()
+                    except psutil.NoSuchProcess:
+                        continue
+                    victims.remove(victim)
+                    kills += 1
+            time.sleep(0.1)
+        assert driver.returncode == 0
+        last = run_ingest(two_nodes.environment, *arguments(small_clips, server, store))
+        assert last.returncode == 0
+        assert "0 clips asked for, 0 decoded" in last.stdout
+        assert 12 <= len(server.log()) <= 12 + kills * IN_FLIGHT
+    assert live_tars(store) == calm
+    assert_whole(store, small_clips)
+
+
+def test_the_encoders_node_is_lost_while_every_cpu_is_busy(
+    small_clips: SmallClips, calm: dict[str, str], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    with cluster(1, 1) as doomed, LoopbackServer(small_clips.media) as server:
+        # Two actors on two nodes: one of them is on the node that goes.
+        driver = subprocess.Popen(
+            ingest_command(*arguments(small_clips, server, store), "--encoder-actors", "2"),
+            env=doomed.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+        def busy() -> bool:
+            group = [p for p in processes("ray::EncoderActor.encode") if is_of(p, doomed.nodes["node1"])]
+            return bool(group) and len(processes("ray::column_task")) >= 2
+
+        wait_for(busy)
+        doomed.kill("node1")
+        output, _ = driver.communicate(timeout=200)
+        assert driver.returncode == 0, output.decode()
+        assert len(server.log()) <= 12 + IN_FLIGHT
+    assert live_tars(store) == calm
+    assert_whole(store, small_clips)
+
+
+def is_of(process: psutil.Process, node: subprocess.Popen[bytes]) -> bool:
+    """Whether a process belongs to a node (its `ray start` is among its ancestors)."""
+    try:
+        return node.pid in [parent.pid for parent in process.parents()]
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,310 @@
+"""Column shards: right arrays, flags and rows; only what is missing is computed; nothing half-visible."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+from media_factory import Audio, Video, write_media
+from scripted_fetcher import ScriptedFetcher, segments
+
+from pipeline.column_shard import Embedded, EncoderUnavailable, build_column_shards
+from pipeline.columns import Column, EncoderOptions, build_columns
+from pipeline.decoder import DecodeOptions, Decoder
+from pipeline.media_shard import FetchPolicy, build_media_shard
+from pipeline.media_source import MediaGone, MediaSource
+from pipeline.weights import resolve_weights
+from stores.layout import Store, StoreError
+from stores.manifest import read_manifest
+from stores.storage import Storage, StorageError
+
+OPTIONS = EncoderOptions(
+    resolve_weights("random:0", "r2plus1d_18"), window_frames=8, fps=8.0, frame_size=32
+)
+PLANNED = segments(5)
+KEYS = [segment.key for segment in PLANNED]
+
+
+class MeanEncoder:
+    """Not a network: an embedding is the mean colour of each window, so that its rows can be foretold."""
+
+    def __init__(self, windows: int, dim: int) -> None:
+        self.windows, self.dim, self.calls = windows, dim, 0
+
+    def submit(self, frames: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        return frames.copy()
+
+    def result(self, handle: np.ndarray) -> Embedded:
+        frames = handle[np.minimum(np.arange(self.windows * 8), len(handle) - 1)]
+        means = frames.reshape(self.windows, -1).mean(axis=1, dtype=np.float64)
+        return Embedded(np.repeat(means[:, None], self.dim, axis=1).astype(np.float32), 0.1, "a test")
+
+
+class Bench:
+    """One shard of real media and what is needed to compute its columns."""
+
+    def __init__(self, root: Path, media: list[bytes], decoders: dict[DecodeOptions, Decoder]) -> None:
+        self.store = Store.open_or_create(str(root / "store"), shard_size=5)
+        self.fetcher = ScriptedFetcher({key: [clip] for key, clip in zip(KEYS, media, strict=True)})
+        self.columns = build_columns(["logmel", "r2plus1d_18"], OPTIONS)
+        self.encoder = MeanEncoder(10, 512)
+        self.decoders = decoders
+        self.labels = "0" * 64
+        self.planned = PLANNED
+
+    def fetch(self, **changes: Any):
+        policy = replace(FetchPolicy(wait_s=0.0), **changes)
+        return build_media_shard(self.store, "eval", 0, self.planned, Positioned(self.fetcher), policy)
+
+    def compute(self, columns: tuple[Column, ...] | None = None):
+        columns = columns or self.columns
+        source = MediaSource(self.store, "eval", 0, None)
+        encoders = {column.name: self.encoder for column in columns if column.encoder}
+        return build_column_shards(
+            self.store, "eval", 0, self.planned, columns, source, self.decoder, encoders, labels=self.labels, noted={}
+        )
+
+    def decoder(self, options: DecodeOptions) -> Decoder:
+        if options not in self.decoders:
+            self.decoders[options] = Decoder(options, processes=2)
+        return self.decoders[options]
+
+    def manifest(self, column: Column):
+        manifest = read_manifest(self.store, column.name, "eval", 0)
+        assert manifest is not None
+        return manifest
+
+    def tar(self, column: Column) -> bytes:
+        name = self.manifest(column).summary["tar"]["name"]
+        return self.store.storage.read(f"features/{column.name}/eval/{name}")
+
+
+class Positioned:
+    """Every clip's media begin with its segment."""
+
+    def __init__(self, inner: ScriptedFetcher) -> None:
+        self.inner = inner
+
+    def fetch(self, segment):
+        return replace(self.inner.fetch(segment), media_start_ms=0)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Both tracks, sound only, picture only, six seconds of ten, and a page instead of media."""
+    folder = tmp_path_factory.mktemp("media")
+    picture = Video(fps=8, width=64, height=64)
+    made = [
+        write_media(folder / "both.mp4", picture, Audio()),
+        write_media(folder / "sound.mp4", None, Audio(amplitude=0.0)),
+        write_media(folder / "picture.mp4", picture, None),
+        write_media(folder / "short.mp4", replace(picture, seconds=6.0), Audio(seconds=6.0)),
+    ]
+    return [*(path.read_bytes() for path in made), b"plain text, named .mp4"]
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[dict[DecodeOptions, Decoder]]:
+    made: dict[DecodeOptions, Decoder] = {}
+    yield made
+    for decoder in made.values():
+        decoder.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, media: list[bytes], decoders: dict[DecodeOptions, Decoder]) -> Bench:
+    return Bench(tmp_path, media, decoders)
+
+
+def test_rows_flags_and_arrays_of_every_kind_of_clip(bench: Bench) -> None:
+    bench.fetch()
+    report = bench.compute()
+    logmel, video = bench.columns
+    assert (report.decoded, report.reused, bench.encoder.calls) == (5, 0, 3)
+    sound = {row.key: row for row in bench.manifest(logmel).rows}
+    picture = {row.key: row for row in bench.manifest(video).rows}
+    assert [sound[key].status for key in KEYS] == ["ok"] * 4 + ["undecodable"]
+    assert [(sound[key].has_audio, sound[key].has_video) for key in KEYS[:4]] == [
+        (True, True),
+        (True, False),
+        (False, True),
+        (True, True),
+    ]
+    assert [sound[key].mute for key in KEYS[:4]] == [False, True, False, False]
+    assert [sound[key].short for key in KEYS[:4]] == [False, False, False, True]
+    assert [picture[key].has_video for key in KEYS[:4]] == [True, False, True, True]
+    assert [picture[key].real_rows for key in KEYS[:4]] == [10, 0, 10, 6]
+    assert sound[KEYS[3]].real_rows == pytest.approx(240, abs=2)
+    assert bench.manifest(logmel).summary["flags"] == {"no_audio": 1, "no_video": 1, "mute": 1, "still": 0, "short": 1}
+
+
+def test_outsiders_read_the_tars_and_the_manifest(bench: Bench) -> None:
+    bench.fetch()
+    bench.compute()
+    logmel, video = bench.columns
+    for column, name, shape in ((logmel, "logmel.npy", (400, 64)), (video, "video.npy", (10, 512))):
+        folder = Path(bench.store.storage.root, "features", column.name, "eval")
+        tar = next(folder.glob("*.tar"))
+        samples = list(wds.WebDataset(str(tar), shardshuffle=False).decode())
+        assert [sample["__key__"] for sample in samples] == KEYS[:4]
+        assert {(sample[name].shape, sample[name].dtype.name) for sample in samples} == {(shape, "float16")}
+        assert samples[1]["json"]["has_audio"] is True
+        table = pq.read_table(folder / "00000.parquet")
+        data = tar.read_bytes()
+        row = table.slice(0, 1).to_pylist()[0]
+        array = np.load(io.BytesIO(data[row["array_offset"] :][: row["array_bytes"]]))
+        np.testing.assert_array_equal(array, samples[0][name])
+
+
+def test_a_missing_track_is_zeros_and_so_are_windows_without_a_real_frame(bench: Bench) -> None:
+    bench.fetch()
+    bench.compute()
+    logmel, video = bench.columns
+    arrays = {}
+    for column, name in ((logmel, "logmel.npy"), (video, "video.npy")):
+        tar = next(Path(bench.store.storage.root, "features", column.name, "eval").glob("*.tar"))
+        arrays[column.name] = [s[name] for s in wds.WebDataset(str(tar), shardshuffle=False).decode()]
+    assert not arrays[logmel.name][2].any()
+    assert not arrays[video.name][1].any()
+    assert (arrays[video.name][3][:6] != 0).all()
+    assert not arrays[video.name][3][6:].any()
+    assert arrays[logmel.name][0].any()
+
+
+def test_a_column_is_the_same_alone_and_beside_another(bench: Bench, tmp_path: Path, media: list[bytes]) -> None:
+    bench.fetch()
+    bench.compute()
+    other = Bench(tmp_path / "other", media, bench.decoders)
+    other.fetch()
+    for column in other.columns:
+        other.compute((column,))
+    for column in bench.columns:
+        assert other.tar(column) == bench.tar(column)
+
+
+def test_what_is_up_to_date_is_not_done_again(bench: Bench) -> None:
+    bench.fetch()
+    bench.compute()
+    before = {column.name: bench.store.storage.read_versioned(f"features/{column.name}/eval/00000.parquet") for column in bench.columns}
+    report = bench.compute()
+    assert (report.decoded, report.summaries) == (0, {})
+    for name, data in before.items():
+        assert bench.store.storage.read_versioned(f"features/{name}/eval/00000.parquet") == data
+
+
+def test_a_corrected_label_rewrites_json_and_decodes_nothing(bench: Bench) -> None:
+    bench.fetch()
+    bench.compute()
+    arrays = {column.name: bench.tar(column) for column in bench.columns}
+    bench.planned = [replace(PLANNED[0], mids=("/m/05zppz",), labels=(1,)), *PLANNED[1:]]
+    bench.labels = "1" * 64
+    report = bench.compute()
+    assert (report.decoded, report.reused, bench.encoder.calls) == (0, 10, 3)
+    for column in bench.columns:
+        assert bench.tar(column) != arrays[column.name]
+        row = bench.manifest(column).rows[0]
+        assert (list(row.mids), list(row.labels)) == (["/m/05zppz"], [1])
+    bench.planned, bench.labels = PLANNED, "0" * 64
+    bench.compute()
+    assert {column.name: bench.tar(column) for column in bench.columns} == arrays
+
+
+def test_a_supplement_costs_its_own_clip_only_and_equals_a_fresh_build(bench: Bench, media: list[bytes], tmp_path: Path) -> None:
+    from pipeline.failures import Cause, FetchFailure
+
+    bench.fetcher.script[KEYS[2]] = [FetchFailure(Cause.GONE, "404"), media[2]]
+    bench.fetch()
+    bench.compute()
+    assert bench.manifest(bench.columns[0]).summary["samples"] == 3
+    bench.fetch(retry=frozenset({Cause.GONE}))
+    report = bench.compute()
+    assert (report.decoded, report.reused) == (1, 8)
+    fresh = Bench(tmp_path / "fresh", media, bench.decoders)
+    fresh.fetch()
+    fresh.compute()
+    for column in bench.columns:
+        assert bench.tar(column) == fresh.tar(column)
+
+
+def test_a_damaged_old_tar_is_computed_again_and_not_carried_on(bench: Bench) -> None:
+    bench.fetch()
+    bench.compute()
+    column = bench.columns[0]
+    good = bench.tar(column)
+    name = bench.manifest(column).summary["tar"]["name"]
+    path = Path(bench.store.storage.root, "features", column.name, "eval", name)
+    data = bytearray(good)
+    data[bench.manifest(column).rows[1].array_offset + 500] ^= 1
+    path.write_bytes(data)
+    bench.labels = "1" * 64
+    assert bench.compute((column,)).decoded == 1
+    bench.labels = "0" * 64
+    bench.compute((column,))
+    assert bench.tar(column) == good
+
+
+def test_dropped_media_serve_the_columns_and_are_gone_then(bench: Bench) -> None:
+    bench.fetch(keep_media=False, keep_spool=True)
+    bench.compute((bench.columns[0],))
+    assert bench.store.storage.list("spool/eval") == []
+    with pytest.raises(MediaGone, match="not kept"):
+        bench.compute((bench.columns[1],))
+
+
+def test_media_that_changed_in_the_store_are_refused(bench: Bench) -> None:
+    bench.fetch()
+    tar = next(Path(bench.store.storage.root, "media/eval").glob("*.tar"))
+    data = bytearray(tar.read_bytes())
+    data[2000] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(StorageError, match="not those that its ledger names"):
+        bench.compute()
+
+
+@pytest.mark.parametrize("error", [EncoderUnavailable("node lost"), MemoryError()])
+def test_a_lost_encoder_fails_the_shard_and_no_clip(bench: Bench, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.fetch()
+    with monkeypatch.context() as patch:
+
+        def lost(handle: object) -> None:
+            raise error
+
+        patch.setattr(bench.encoder, "result", lost)
+        with pytest.raises(type(error)):
+            bench.compute()
+    assert all(read_manifest(bench.store, column.name, "eval", 0) is None for column in bench.columns)
+    assert bench.compute().decoded == 5
+
+
+def test_a_crash_between_tar_and_manifest_leaves_nothing_visible(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.fetch()
+    publish = Storage.publish
+    with monkeypatch.context() as patch:
+
+        def crash(self: Storage, name: str, *rest: Any) -> None:
+            if name.startswith("features/"):
+                raise StorageError("the machine stops here")
+            publish(self, name, *rest)
+
+        patch.setattr(Storage, "publish", crash)
+        with pytest.raises(StorageError):
+            bench.compute()
+    assert all(read_manifest(bench.store, column.name, "eval", 0) is None for column in bench.columns)
+    bench.compute()
+    assert bench.manifest(bench.columns[0]).summary["samples"] == 4
+
+
+def test_columns_before_media_are_refused(bench: Bench) -> None:
+    with pytest.raises(StoreError, match="no ledger yet"):
+        bench.compute()

@@ -1,0 +1,233 @@
+"""Media shards: every outcome survives a crash, nothing is asked for twice, nothing throttled is ever lost."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from scripted_fetcher import ScriptedFetcher, segments
+
+from pipeline.failures import Cause, FetchFailure
+from pipeline.media_shard import FetchPolicy, build_media_shard
+from stores.layout import Store, StoreError
+from stores.ledger import read_ledger
+from stores.spool import Spool
+from stores.storage import Conflict, Storage, StorageError
+
+PLANNED = segments(6)
+KEYS = [segment.key for segment in PLANNED]
+NO_WAIT = FetchPolicy(threads=3, wait_s=0.0)
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 23, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open_or_create(str(tmp_path / "store"), shard_size=6)
+
+
+def build(store: Store, fetcher: ScriptedFetcher, policy: FetchPolicy = NO_WAIT, clock: Clock | None = None):
+    return build_media_shard(store, "eval", 0, PLANNED, fetcher, policy, now=clock or Clock())
+
+
+def rows(store: Store):
+    ledger = read_ledger(store, "eval", 0)
+    assert ledger is not None
+    return ledger.rows
+
+
+def test_all_clips_are_fetched_once_and_lie_in_one_tar_where_the_ledger_says(store: Store) -> None:
+    fetcher = ScriptedFetcher()
+    report = build(store, fetcher)
+    assert report.committed
+    assert report.summary["fetched"] == 6
+    assert fetcher.asked == dict.fromkeys(KEYS, 1)
+    tar = Path(store.storage.root, "media/eval", rows(store)[0].tar)
+    data = tar.read_bytes()
+    for row in rows(store):
+        assert data[row.offset : row.offset + row.media_bytes] == b"media of " + row.key.encode()
+    with tarfile.open(tar) as archive:
+        assert archive.getnames() == [f"{key}.{kind}" for key in KEYS for kind in ("json", "mp4")]
+        sidecar = json.load(archive.extractfile(f"{KEYS[2]}.json"))
+    assert (sidecar["key"], sidecar["media_start_ms"]) == (KEYS[2], 250)
+    assert Spool(store, "eval", 0).rows() == {}
+
+
+def test_a_finished_shard_is_left_alone(store: Store) -> None:
+    build(store, ScriptedFetcher())
+    before = store.storage.read_versioned("media/eval/00000.parquet")
+    fetcher = ScriptedFetcher()
+    report = build(store, fetcher)
+    assert (report.tried, fetcher.asked) == (0, {})
+    assert store.storage.read_versioned("media/eval/00000.parquet") == before
+
+
+def test_each_cause_ends_as_its_policy_says(store: Store) -> None:
+    script = {
+        KEYS[0]: [FetchFailure(Cause.GONE, "HTTP status 404")],
+        KEYS[1]: [FetchFailure(Cause.GONE_HERE, "members only")],
+        KEYS[2]: [FetchFailure(Cause.UNDECODABLE, "text")],
+        KEYS[3]: [FetchFailure(Cause.UNREACHABLE, "HTTP status 500")],
+    }
+    build(store, ScriptedFetcher(script))
+    found = [(row.status, row.cause, row.words, row.attempts) for row in rows(store)]
+    assert found[:4] == [
+        ("failed", "gone", "HTTP status 404", 1),
+        ("failed", "gone_here", "members only", 1),
+        ("failed", "undecodable", "text", 1),
+        ("pending", "unreachable", "HTTP status 500", 1),
+    ]
+    assert [row.status for row in rows(store)[4:]] == ["fetched", "fetched"]
+
+
+def test_unreachable_is_given_up_after_three_rounds_and_not_before_its_time(store: Store) -> None:
+    clock = Clock()
+    fetcher = ScriptedFetcher({KEYS[0]: [FetchFailure(Cause.UNREACHABLE, "time-out")]})
+    for tries in (1, 2, 3):
+        build(store, fetcher, clock=clock)
+        assert fetcher.asked[KEYS[0]] == tries
+        if tries < 3:
+            row = rows(store)[0]
+            assert (row.status, row.rounds) == ("pending", tries)
+            assert row.not_before > clock.time
+            clock.time = row.not_before - timedelta(seconds=1)
+            build(store, fetcher, clock=clock)
+            assert fetcher.asked[KEYS[0]] == tries
+            clock.time = row.not_before
+    assert (rows(store)[0].status, rows(store)[0].attempts) == ("failed", 3)
+
+
+def test_throttling_stops_the_shard_and_never_becomes_a_loss(store: Store) -> None:
+    clock = Clock()
+    throttled = FetchFailure(Cause.THROTTLED, "HTTP status 429", 40.0)
+    fetcher = ScriptedFetcher({KEYS[0]: [throttled] * 9 + [b"at last"]})
+    build(store, fetcher, FetchPolicy(threads=1, wait_s=0.0), clock)
+    assert fetcher.asked == {KEYS[0]: 1}  # nobody else was asked for after the first 429
+    assert {row.status for row in rows(store)} == {"pending"}
+    assert rows(store)[0].not_before >= clock.time + timedelta(seconds=40)
+    for _ in range(9):
+        clock.time += timedelta(days=1)
+        build(store, fetcher, FetchPolicy(threads=1, wait_s=0.0), clock)
+    assert {row.status for row in rows(store)} == {"fetched"}
+    assert rows(store)[0].attempts == 10
+
+
+def test_the_throttled_clip_goes_last_so_that_the_others_get_their_turn(store: Store) -> None:
+    clock = Clock()
+    fetcher = ScriptedFetcher({KEYS[0]: [FetchFailure(Cause.THROTTLED, "429", 1.0)]})
+    policy = FetchPolicy(threads=1, wait_s=0.0)
+    build(store, fetcher, policy, clock)
+    clock.time += timedelta(hours=2)
+    build(store, fetcher, policy, clock)
+    assert [row.status for row in rows(store)] == ["pending"] + ["fetched"] * 5
+
+
+def test_a_commit_waits_for_clips_that_come_due_soon(store: Store) -> None:
+    clock = Clock()
+    fetcher = ScriptedFetcher({KEYS[0]: [FetchFailure(Cause.UNREACHABLE, "reset"), b"here"]})
+    policy = FetchPolicy(threads=2, wait_s=60.0, retry_delay_s=10.0)
+    report = build(store, fetcher, policy, clock)
+    assert not report.committed
+    assert report.summary["next_attempt"] == (clock.time + timedelta(seconds=10)).isoformat()
+    assert read_ledger(store, "eval", 0) is None
+    clock.time += timedelta(seconds=10)
+    assert build(store, fetcher, policy, clock).committed
+    assert fetcher.asked == {**dict.fromkeys(KEYS, 1), KEYS[0]: 2}
+    assert len({row.tar for row in rows(store)}) == 1
+
+
+@pytest.mark.parametrize("step", ["spool", "tar", "ledger"])
+def test_a_crash_loses_only_what_was_in_flight(store: Store, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetcher = ScriptedFetcher()
+    with monkeypatch.context() as patch:
+
+        def crash(*_: object, **__: object) -> None:
+            raise StorageError("the machine stops here")
+
+        if step == "spool":
+            put = Spool.put
+
+            def put_some(self: Spool, row, media) -> None:
+                if row.position == 4:
+                    crash()
+                put(self, row, media)
+
+            patch.setattr(Spool, "put", put_some)
+        elif step == "tar":
+            patch.setattr(Storage, "publish_file", crash)
+        else:
+            patch.setattr("pipeline.media_shard.commit_ledger", crash)
+        with pytest.raises(StorageError):
+            build(store, fetcher, FetchPolicy(threads=1, wait_s=0.0))
+    assert read_ledger(store, "eval", 0) is None  # nothing half-visible
+    in_flight = 1 if step == "spool" else 0
+    build(store, fetcher)
+    assert {row.status for row in rows(store)} == {"fetched"}
+    assert fetcher.asked.total() <= 6 + in_flight
+
+
+def test_retry_asks_for_exactly_the_named_causes_and_adds_a_second_tar(store: Store) -> None:
+    script = {KEYS[0]: [FetchFailure(Cause.GONE, "404"), b"back"], KEYS[1]: [FetchFailure(Cause.UNDECODABLE, "text")]}
+    fetcher = ScriptedFetcher(script)
+    build(store, fetcher)
+    first = {row.tar for row in rows(store)} - {None}
+    build(store, fetcher, FetchPolicy(threads=2, wait_s=0.0, retry=frozenset({Cause.GONE})))
+    assert fetcher.asked == {**dict.fromkeys(KEYS, 1), KEYS[0]: 2}
+    assert rows(store)[0].status == "fetched"
+    assert rows(store)[1].status == "failed"
+    tars = {row.tar for row in rows(store)} - {None}
+    assert first < tars
+    assert len(tars) == 2
+    assert set(read_ledger(store, "eval", 0).tars) == tars
+
+
+def test_dropped_media_stay_in_the_spool_while_columns_need_them(store: Store) -> None:
+    build(store, ScriptedFetcher(), FetchPolicy(keep_media=False, keep_spool=True, wait_s=0.0))
+    assert {row.tar for row in rows(store)} == {None}
+    assert Spool(store, "eval", 0).media(3) == b"media of " + KEYS[3].encode()
+    assert store.sizes("media/eval").keys() == {"media/eval/00000.parquet"}
+
+
+def test_a_bug_is_loud_and_keeps_what_was_there(store: Store) -> None:
+    fetcher = ScriptedFetcher({KEYS[5]: [ZeroDivisionError("ours")]})
+    with pytest.raises(ZeroDivisionError):
+        build(store, fetcher, FetchPolicy(threads=1, wait_s=0.0))
+    internal = ScriptedFetcher({KEYS[5]: [FetchFailure(Cause.INTERNAL, "KeyError: 'x'")]})
+    with pytest.raises(FetchFailure, match="KeyError"):
+        build(store, internal, FetchPolicy(threads=1, wait_s=0.0))
+    assert internal.asked == {KEYS[5]: 1}
+    assert read_ledger(store, "eval", 0) is None
+
+
+def test_two_jobs_on_one_shard_cannot_overwrite_each_other(store: Store) -> None:
+    other = ScriptedFetcher()
+    fetcher = ScriptedFetcher()
+    done: list[bool] = []
+
+    def interfere(segment) -> None:
+        if not done:
+            done.append(True)
+            build_media_shard(store, "eval", 0, PLANNED, other, FetchPolicy(threads=1, wait_s=0.0))
+
+    fetcher.before = interfere
+    with pytest.raises(Conflict):
+        build(store, fetcher, FetchPolicy(threads=1, wait_s=0.0))
+    assert build(store, fetcher).summary["fetched"] == 6
+    assert len({row.key for row in rows(store)}) == 6
+
+
+def test_another_plan_for_the_same_shard_is_refused(store: Store) -> None:
+    build(store, ScriptedFetcher())
+    with pytest.raises(StoreError, match="other clips"):
+        build_media_shard(store, "eval", 0, PLANNED[::-1], ScriptedFetcher(), NO_WAIT)

@@ -1,0 +1,81 @@
+"""Shard states from listings and footers: what is current, and which tars are live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from store_factory import LOGMEL, SPLIT, VIDEO, commit_column, commit_media, make_plan, make_store
+
+from stores.layout import Store, StoreError
+from stores.plans import labels_digests
+from stores.storage import StorageError
+from stores.survey import ShardState, live_tars, read_all, read_states
+
+
+def states(store: Store) -> list[ShardState]:
+    digests = labels_digests(make_plan(), 5)
+    found = [ShardState(SPLIT, shard, 5, digest) for shard, digest in enumerate(digests)]
+    read_states(store, found, [LOGMEL.column, VIDEO.column])
+    return found
+
+
+def current(store: Store) -> list[list[bool]]:
+    return [[state.is_current(spec.column, spec.digest) for spec in (LOGMEL, VIDEO)] for state in states(store)]
+
+
+def test_current_stale_and_missing(tmp_path: Path) -> None:
+    store = make_store(tmp_path, shards=(0, 1))
+    assert current(store) == [[True, True], [True, True], [False, False]]
+    commit_media(store, 1, fetch=[4])
+    assert current(store) == [[True, True], [False, False], [False, False]]
+    commit_column(store, VIDEO, 1)
+    assert current(store) == [[True, True], [False, True], [False, False]]
+
+
+def test_another_spec_or_other_labels_are_not_current(tmp_path: Path) -> None:
+    state = states(make_store(tmp_path))[0]
+    assert not state.is_current(LOGMEL.column, "00000000")
+    assert not state.is_current("logmel-00000000", LOGMEL.digest)
+    state.labels = "0" * 64
+    assert not state.is_current(LOGMEL.column, LOGMEL.digest)
+
+
+def test_only_what_is_there_is_read_and_sizes_are_those_on_disk(tmp_path: Path) -> None:
+    store = make_store(tmp_path, columns=(LOGMEL,), shards=(1,))
+    first, second = (ShardState(SPLIT, shard, 5, "") for shard in (0, 1))
+    sizes = read_states(store, [first, second], [LOGMEL.column])
+    assert (first.ledger, first.manifests) == (None, {})
+    assert second.ledger is not None
+    assert second.ledger["fetched"] == 3
+    assert second.manifests[LOGMEL.column]["counts"] == {"ok": 2, "undecodable": 0, "crashed": 1}
+    folders = [tmp_path / "media" / SPLIT, tmp_path / "features" / LOGMEL.column / SPLIT]
+    on_disk = {str(file.relative_to(tmp_path)): file.stat().st_size for folder in folders for file in folder.iterdir()}
+    assert sizes == on_disk
+    assert len(on_disk) == 4
+
+
+def test_a_damaged_table_is_an_error_that_names_it(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.storage.publish(store.ledger_name(SPLIT, 1), b"PAR1")
+    with pytest.raises(StorageError, match=r"media/eval/00001\.parquet"):
+        states(store)
+
+
+def test_live_tars_in_shard_order_without_garbage(tmp_path: Path) -> None:
+    store = make_store(tmp_path, shards=(2, 0))
+    before = live_tars(store, SPLIT, LOGMEL.column)
+    assert [name.rsplit("/", 1)[1][:5] for name in before] == ["00000", "00002"]
+    commit_media(store, 0, fetch=[2])
+    commit_column(store, LOGMEL, 0)
+    after = live_tars(store, SPLIT, LOGMEL.column)
+    assert after[0] != before[0] and after[1] == before[1]
+    assert all(store.storage.size(name) for name in [*before, *after])
+    with pytest.raises(StoreError, match="it has: eval"):
+        live_tars(store, "train", LOGMEL.column)
+
+
+def test_read_all_keeps_order_and_raises_the_error_as_it_is() -> None:
+    assert read_all(lambda item: item * item, range(100)) == [item * item for item in range(100)]
+    with pytest.raises(ZeroDivisionError):
+        read_all(lambda item: 1 / item, [1, 0])

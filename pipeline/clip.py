@@ -23,7 +23,7 @@ class FetchOptions:
         proxy: its URL; None: the environment's; "": none.
         cookie_file: cookies in Netscape format; read, never written.
         ca_file: certificates to trust instead of the bundled ones (PEM) when media are read.
-        keep: a directory gives the segment's bytes too, cut out of longer files, instead of leaving them where they are.
+        keep: a directory gives the segment's bytes too, cut out of longer files; otherwise files stay where they are.
         user_agent: what the http source calls itself.
         ytdlp_params: further parameters of `yt_dlp.YoutubeDL`, for example `{"extractor_args": …}`; they win over ours.
     """

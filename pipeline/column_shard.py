@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -122,7 +122,7 @@ def build_column_shards(
     if ledger is None:
         raise StoreError(f"shard {shard} of {split} has no ledger yet: its media come first")
     work = _stale(store, split, shard, columns, ledger.rows, labels, encoders)
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     if not work:
         return ColumnReport(split, shard, {})
     fetched = [row for row in ledger.rows if row.status == FETCHED]
@@ -216,7 +216,7 @@ def _job(row: LedgerRow, segment: Segment, source: MediaSource) -> DecodeJob:
     return DecodeJob(row.position, row.key, source.load(row, segment), row.media_start_ms, segment.start_ms, end_ms)
 
 
-def _timed(results: Iterator[DecodeResult], seconds: Counter[str], stage: str) -> Iterator[DecodeResult]:
+def _timed(results: Iterator[DecodeResult], seconds: dict[str, float], stage: str) -> Iterator[DecodeResult]:
     """Adds up how long the consumer waits for each result."""
     while True:
         began = time.perf_counter()
@@ -232,7 +232,7 @@ def _compute(
     work: Sequence[_Work],
     ledger: Mapping[int, LedgerRow],
     segments: Sequence[Segment],
-    seconds: Counter[str],
+    seconds: dict[str, float],
     progress: Callable[..., None],
 ) -> None:
     """Turns decoded clips into rows and arrays of every column that lacks them."""
@@ -311,19 +311,17 @@ def _row(column: Column, result: DecodeResult, ledger: LedgerRow, segment: Segme
     # The column's own track as it decoded, the other one as the container declares it: see docs/decisions.md.
     if column.encoder is None:
         row = replace(row, has_audio=facts["has_audio"], has_video=facts["video_track"])
-        ms = facts["audio_ms"]
-        real = min(column.spec.shape[0], math.ceil(ms * column.spec.shape[0] / (1000 * CLIP_SECONDS)))
-        return replace(row, mute=facts["mute"], short=facts["audio_short"], decoded_ms=ms, real_rows=real)
+        assert column.sample_rate is not None
+        rows = column.spec.shape[0]
+        real = min(rows, math.ceil(facts["sound_samples"] * rows / (column.sample_rate * CLIP_SECONDS)))
+        short, ms = facts["audio_short"], facts["audio_ms"]
+        return replace(row, mute=facts["mute"], short=short, decoded_ms=ms, real_rows=real)
     real = _real_windows(column, facts["frames"])
     row = replace(row, has_audio=facts["audio_track"], has_video=facts["has_video"])
-    return replace(
-        row, still=facts["still"], short=facts["video_short"], decoded_ms=facts["video_ms"], real_rows=real
-    )
+    return replace(row, still=facts["still"], short=facts["video_short"], decoded_ms=facts["video_ms"], real_rows=real)
 
 
-def _commit(
-    store: Store, split: str, shard: int, item: _Work, labels: str, noted: Mapping[str, Any]
-) -> dict[str, Any]:
+def _commit(store: Store, split: str, shard: int, item: _Work, labels: str, noted: Mapping[str, Any]) -> dict[str, Any]:
     """Writes the tar, then the manifest, which is the commit. Returns the manifest's summary."""
     spec = item.column.spec
     positions = sorted(item.rows)
@@ -340,15 +338,12 @@ def _commit(
     sums = Sums.of((item.arrays[p][: rows[p].real_rows] for p in ok), spec.shape[-1])
     notes = {**noted, "encoder_devices": sorted(item.devices)} if item.encoder else dict(noted)
     version = item.old.version if item.old else ABSENT
-    return commit_manifest(
-        store, spec, split, shard, [rows[p] for p in positions], tar, sums, labels, notes, version
-    )
+    return commit_manifest(store, spec, split, shard, [rows[p] for p in positions], tar, sums, labels, notes, version)
 
 
 def _meta(row: ManifestRow) -> dict[str, Any]:
     """A sample's json: labels, times and flags; what does not concern the column is left out."""
-    names = ("key", "ytid", "start_ms", "end_ms", "has_audio", "has_video", "mute", "still", "short")
-    names += ("decoded_ms", "real_rows")
-    values = {name: getattr(row, name) for name in names}
+    flags = ("has_audio", "has_video", "mute", "still", "short", "decoded_ms", "real_rows")
+    values = {name: getattr(row, name) for name in ("key", "ytid", "start_ms", "end_ms", *flags)}
     meta = {name: value for name, value in values.items() if value is not None}
     return {**meta, "mids": list(row.mids), "labels": [int(label) for label in row.labels]}

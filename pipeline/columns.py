@@ -5,12 +5,14 @@ To add one, add a builder to `_BUILDERS` (CONTRIBUTING.md, "Add a feature column
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from models.r2plus1d import ARCHITECTURES
+from models.clip_encoder import PIXEL_MEAN, PIXEL_STD
 from models.frontend import LogMelConfig
+from models.r2plus1d import ARCHITECTURES
 from pipeline.media import DecodeRules, FrameSpec
 from pipeline.weights import EncoderWeights
 from stores.specs import Spec
@@ -69,7 +71,10 @@ class Column:
         return self.spec.column
 
 
-def _logmel(_: EncoderOptions | None) -> Column:
+OptionsFor = Callable[[str], EncoderOptions | None]
+
+
+def _logmel(_: OptionsFor) -> Column:
     config = LogMelConfig()
     spec = Spec(
         feature="logmel",
@@ -81,7 +86,8 @@ def _logmel(_: EncoderOptions | None) -> Column:
     return Column(spec, sample_rate=config.sample_rate_hz)
 
 
-def _encoder(name: str, options: EncoderOptions | None) -> Column:
+def _encoder(name: str, options_for: OptionsFor) -> Column:
+    options = options_for(name)
     if options is None:
         raise ValueError(f"column {name} needs --encoder-weights: ig65m, a file of weights, or random:SEED")
     constants = {
@@ -91,15 +97,17 @@ def _encoder(name: str, options: EncoderOptions | None) -> Column:
         "window_frames": options.window_frames,
         "frames": asdict(options.frames),
         "clip_seconds": CLIP_SECONDS,
+        "pixel_mean": PIXEL_MEAN,
+        "pixel_std": PIXEL_STD,
         "decode": asdict(DecodeRules()),
     }
     spec = Spec(name, "video", (options.windows, ARCHITECTURES[name].dim), "float16", constants)
     return Column(spec, frames=options.frames, encoder=options)
 
 
-_BUILDERS: dict[str, Callable[[EncoderOptions | None], Column]] = {
+_BUILDERS: dict[str, Callable[[OptionsFor], Column]] = {
     "logmel": _logmel,
-    **{name: (lambda options, name=name: _encoder(name, options)) for name in ARCHITECTURES},
+    **{name: functools.partial(_encoder, name) for name in ARCHITECTURES},
 }
 
 
@@ -108,8 +116,11 @@ def feature_names() -> list[str]:
     return list(_BUILDERS)
 
 
-def build_columns(names: Sequence[str], options: EncoderOptions | None) -> tuple[Column, ...]:
+def build_columns(names: Sequence[str], options_for: OptionsFor) -> tuple[Column, ...]:
     """The columns of `--columns`.
+
+    Args:
+        options_for: architecture → how it is run; None where no weights were named. Each has weights of its own.
 
     Raises:
         ValueError: an unknown or repeated name, or an encoder without weights.
@@ -117,4 +128,4 @@ def build_columns(names: Sequence[str], options: EncoderOptions | None) -> tuple
     unknown = [name for name in names if name not in _BUILDERS]
     if unknown or len(set(names)) != len(names):
         raise ValueError(f"expected --columns of {', '.join(_BUILDERS)}, each once; got {','.join(names)}")
-    return tuple(_BUILDERS[name](options) for name in names)
+    return tuple(_BUILDERS[name](options_for) for name in names)

@@ -12,13 +12,13 @@ from av.stream import Discard
 
 from pipeline.demux import FORMATS, FORMATS_WITHOUT_ZERO, Kind, best_stream
 from pipeline.failures import Cause, FetchFailure, plain_words
+from pipeline.media import CLIP_SLACK_MS
 from pipeline.remux import Track, remux
 
 AUDIO_LEAD_S = Fraction(1)  # sound before the segment, for decoders that need a run-up
 TAIL_S = Fraction(1, 4)  # past the end, because packets come in decoding order
 OVERRUN_S = Fraction(15)  # how far one track is read past the end while another has not got there
 SEEK_BACK_S = (Fraction(0), Fraction(2), Fraction(12))  # before the file is read from its beginning
-WHOLE_CLIP_SLACK_MS = 2000  # a file so little longer than the segment is its clip already
 READ_BYTES = 1 << 16
 EXTENSIONS = {"mov": "mp4", "matroska": "mkv", "mpegts": "ts", "mpeg": "mpg"}
 
@@ -63,7 +63,7 @@ def cut_segment(
         kinds = _choose(sources)
         length_ms, duration_ms = end_ms - start_ms, sources[0].duration_ms
         first_ms = start_in_file(duration_ms) if start_in_file is not None else start_ms
-        if len(sources) == 1 and duration_ms is not None and duration_ms <= length_ms + WHOLE_CLIP_SLACK_MS:
+        if len(sources) == 1 and duration_ms is not None and duration_ms <= length_ms + CLIP_SLACK_MS:
             return Cut(None, sources[0].extension, first_ms)
         origin_s = sources[0].origin_s
         span = origin_s + Fraction(first_ms, 1000), origin_s + Fraction(first_ms + length_ms, 1000)
@@ -194,8 +194,9 @@ class _Source:
                     by_index[packet.stream.index].offer(packet)
                 if _is_enough(tracks):
                     return
-        except av.FFmpegError:
-            return  # a file cut off ends so; what came before it is good
+        except (av.FFmpegError, IndexError):
+            # A file cut off ends so, or (IndexError) one with a stream that begins later: what came before is good.
+            return
 
 
 def _is_enough(tracks: Sequence[_SegmentTrack]) -> bool:

@@ -1,8 +1,8 @@
 """The process that touches strangers' media: decodes one clip at a time, computes its log-mel, and may be killed.
 
-It is started by `pipeline.decoder` as `python -m pipeline.decode_child`, speaks over an inherited socket, leaves frames in
-memory shared with its parent, and ends when its parent does. Replies are JSON and raw bytes, never pickles: this process
-is the one that hostile input could take over.
+It is started by `pipeline.decoder` as `python -m pipeline.decode_child`, speaks over an inherited socket, leaves frames
+in memory shared with its parent, and ends when its parent does. Replies are JSON and raw bytes, never pickles: this
+process is the one that hostile input could take over.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def serve(connection: Connection, shared: np.ndarray, logmel: LogMel | None) -> 
             reply = {"status": "undecodable", "words": str(error)}
         except MemoryError:
             raise  # beyond its limit: the process goes, and the parent counts that against the clip
-        except Exception:
+        except Exception:  # noqa: BLE001
             reply = {"status": "internal", "words": traceback.format_exc()}
         connection.send_bytes(json.dumps(reply).encode())
         if array:
@@ -91,6 +91,8 @@ def _work(
         frames=frames,
         out=out,
     )
+    if clip.waveform is not None and not np.isfinite(clip.waveform).all():
+        raise Undecodable("its sound holds samples that are not numbers")
     decoded = time.perf_counter()
     array = b""
     if logmel is not None and clip.waveform is not None and clip.has_audio:
@@ -112,6 +114,7 @@ def _facts(clip: DecodedClip, seconds: float) -> dict[str, Any]:
         "mute": clip.mute,
         "still": clip.still,
         "audio_ms": round(1000 * clip.audio_s),
+        "sound_samples": 0 if clip.waveform is None else len(clip.waveform),  # up to its end, gaps included
         "video_ms": round(1000 * clip.video_s),
         "audio_short": clip.has_audio and clip.audio_s < full_s,
         "video_short": clip.has_video and clip.video_s < full_s,
@@ -136,7 +139,7 @@ def _load_logmel() -> LogMel:
 
 
 def _limit_data(extra: int) -> None:
-    """Caps private memory at what is in use now plus `extra` bytes (RLIMIT_DATA counts anonymous maps since Linux 4.7)."""
+    """Caps private memory at what is in use now plus `extra` bytes (RLIMIT_DATA counts anonymous maps)."""
     with open("/proc/self/statm") as file:
         in_use = int(file.read().split()[5]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)

@@ -209,7 +209,7 @@ class _Child:
         return True
 
     def greets(self) -> bool:
-        """Whether what is there to read is a new process's greeting; its clip's time runs from then, not from its start."""
+        """Whether what is there to read is a new process's greeting; its clip's time runs from then on."""
         if self.greeted:
             return False
         try:

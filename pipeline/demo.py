@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Entry of `make demo`: a small AudioSet of its own, served on loopback, goes through the real jobs on an embedded Ray."""
+"""Entry of `make demo`: a small AudioSet of its own, served on loopback, goes through the real jobs on a local Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pipeline.demo_media import SPECIAL, DemoDataset, make_demo_dataset
 from pipeline.loopback import LoopbackServer, Route
 
 # What is scaled down from the paper's [10, 512] embeddings of 32 frames at 30 fps by r2plus1d_34 with IG-65M weights.
-SMALL = ["--encoder-weights", "random:0", "--window-frames", "8", "--fps", "8", "--frame-size", "80", "--shard-size", "16"]
+SMALL = ["--encoder-weights", "random:0", "--window-frames", "8", "--fps", "8", "--frame-size", "64"]
+SMALL += ["--shard-size", "16"]
 COLUMNS = "logmel,r2plus1d_18"
 
 
@@ -50,7 +51,7 @@ def main() -> int:
     console.print(
         f"\n{time.monotonic() - began:.0f} s. The store: {store}; a clip's log-mel as a picture: {picture}.\n"
         "Scaled down to fit two cores and a few minutes: r2plus1d_18 with random weights instead of r2plus1d_34 with "
-        "IG-65M's, windows of 8 frames of 80 pixels at 8 fps instead of 32 of 112 at 30, shards of 16 clips instead of 512. "
+        "IG-65M's, windows of 8 frames of 64 pixels at 8 fps instead of 32 of 112 at 30, shards of 16 clips, not 512. "
         "The log-mel bank, the store and the jobs are the real ones."
     )
     return code
@@ -69,7 +70,9 @@ def faults(console: Console, dataset: DemoDataset) -> dict[str, Route]:
     """Three videos that the server does not simply give: two are gone, one is throttled twice."""
     plain = [clip.ytid for clip in dataset.clips if clip.split == "train" and not clip.special]
     gone, removed, throttled = plain[-3:]
-    console.print(f"The server answers 404 for {gone}, 410 for {removed}, and 429 for {throttled}, the first two times.")
+    console.print(
+        f"The server answers 404 for {gone}, 410 for {removed}, and 429 for {throttled}, the first two times."
+    )
     return {
         f"/{gone}.mp4": Route(status=404),
         f"/{removed}.mp4": Route(status=410),

@@ -19,26 +19,9 @@ from pipeline.segments import Segment
 logger = logging.getLogger(__name__)
 
 # What downloaders and people leave beside media.
-SIDECARS = frozenset(
-    ("json", "csv", "tsv", "txt", "md", "log", "xml", "html", "htm", "yaml", "yml", "part", "ytdl", "tmp", "temp")
-    + (
-        "description",
-        "info",
-        "vtt",
-        "srt",
-        "ass",
-        "lrc",
-        "jpg",
-        "jpeg",
-        "png",
-        "gif",
-        "webp",
-        "bmp",
-        "npy",
-        "npz",
-        "pt",
-    )
-    + ("pth", "h5", "parquet", "zip", "tar", "gz", "sha256", "md5")
+_SIDECAR = re.compile(
+    r"json|csv|tsv|txt|md|log|xml|html?|ya?ml|description|info|part|ytdl|te?mp|vtt|srt|ass|lrc|jpe?g|png|gif|webp|bmp"
+    r"|npy|npz|pth?|h5|parquet|zip|tar|gz|md5|sha256"
 )
 # Where one clip has several files, the one with picture and sound first.
 PREFERRED = ("mp4", "mkv", "webm", "mov", "m4v", "avi", "flv", "ts")
@@ -48,7 +31,7 @@ _START = re.compile(r"_(\d{1,9}(?:\.\d{1,6})?)(?![\d.]*\d)")
 class DirectoryFetcher:
     """Files of one folder, listed once. `fetch` may be called from several threads at once.
 
-    A start in a file's name is milliseconds (`x_30000.mp4`) or seconds (`x_30.mp4`, `x_30.000_40.000.wav`, `x_000030.mp4`).
+    A start in a file's name is in milliseconds (`x_30000.mp4`) or seconds (`x_30.mp4`, `x_30.000_40.000.wav`).
 
     Raises:
         ValueError: there is no such folder.
@@ -62,9 +45,9 @@ class DirectoryFetcher:
                 names = [entry.name for entry in entries if entry.is_file()]
         except OSError as error:
             raise ValueError(
-                f"expected a folder of media files, got {folder}: {error.strerror}; give the source as dir:/path/to/folder"
+                f"expected a folder of media files, got {folder}: {error.strerror}; the source is dir:/path/to/folder"
             ) from error
-        self._names = sorted(name for name in names if _extension(name) not in SIDECARS | {""})
+        self._names = sorted(name for name in names if _is_media(_extension(name)))
 
     def fetch(self, segment: Segment) -> FetchedClip:
         """The segment's file where it is, or its bytes with `FetchOptions.keep`. Raises FetchFailure."""
@@ -134,12 +117,16 @@ class DirectoryFetcher:
 
 
 def names_start(rest: str, start_ms: int) -> bool:
-    """Whether what follows the id in a file's name (without extension) says this start, in milliseconds or in seconds."""
+    """Whether what follows the id in a file's name, without its extension, says this start (in ms or s)."""
     match = _START.match(rest)
     if match is None:
         return False
     number = Decimal(match.group(1))
     return number == start_ms or number * 1000 == start_ms
+
+
+def _is_media(extension: str) -> bool:
+    return bool(extension) and _SIDECAR.fullmatch(extension) is None
 
 
 def _extension(name: str) -> str:

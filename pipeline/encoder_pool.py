@@ -23,8 +23,7 @@ from pipeline.weights import load_state_dict
 CPU_THREADS = 2
 
 
-@ray.remote(max_restarts=-1, max_task_retries=-1)
-class EncoderActor:
+class ClipEncoderServer:
     """One clip encoder on one device; `state` is its network's state dict, put into Ray's object store once."""
 
     def __init__(self, architecture: str, options: EncoderOptions, state: dict[str, torch.Tensor]) -> None:
@@ -42,6 +41,10 @@ class EncoderActor:
         windows, _ = split_windows(frames, self.options.window_frames, self.options.windows)
         embedding = self.encoder(torch.from_numpy(windows)).cpu().numpy()
         return Embedded(embedding, time.perf_counter() - began, self.name)
+
+
+# Typed loosely because Ray rewrites the class.
+EncoderActor: Any = ray.remote(max_restarts=-1, max_task_retries=-1)(ClipEncoderServer)
 
 
 class EncoderPool:

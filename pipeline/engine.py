@@ -1,9 +1,9 @@
 """The Ray loop: which shard tasks run when, what happens when one is lost, and the account at the end.
 
-The work itself is in `media_shard.py` and `column_shard.py`, which know no Ray. A shard goes through two tasks: fetch (threads
-that wait for the network, no CPU of Ray's) and columns (one CPU per decode process). Ray repeats a task whose worker or
-node was lost, without limit; an error of the store or the encoder is repeated here with growing pauses; anything else is
-our bug and ends the job.
+The work itself is in `media_shard.py` and `column_shard.py`, which know no Ray. A shard goes through two tasks: fetch
+(threads that wait for the network, no CPU of Ray's) and columns (one CPU per decode process). Ray repeats a task whose
+worker or node was lost, without limit; an error of the store or the encoder is repeated here with growing pauses;
+anything else is our bug and ends the job.
 """
 
 from __future__ import annotations
@@ -67,7 +67,6 @@ class JobContext:
     source_is_folder: bool
 
 
-@ray.remote(num_cpus=0, max_restarts=-1)
 class Tally:
     """Counts what tasks have done so far, for the progress display only: a restart may lose counts, never work."""
 
@@ -81,6 +80,9 @@ class Tally:
     def read(self) -> Counter[str]:
         """All counts."""
         return self.counts
+
+
+TallyActor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Tally)
 
 
 class TallyClient:
@@ -117,9 +119,7 @@ def _decoder(options: DecodeOptions, processes: int) -> Decoder:
 
 
 @ray.remote(num_cpus=0, max_retries=-1, scheduling_strategy="SPREAD")
-def fetch_task(
-    context: JobContext, split: str, shard: int, segments: list[Segment], tally: Any
-) -> MediaReport:
+def fetch_task(context: JobContext, split: str, shard: int, segments: list[Segment], tally: Any) -> MediaReport:
     """Runs `build_media_shard` on some node."""
     progress = TallyClient(tally)
     store = Store.open(context.store)
@@ -242,7 +242,7 @@ class IngestRun:
     # ---------------------------------------------------------------- the loop
 
     def _work(self, states: Sequence[ShardState]) -> None:
-        tally = Tally.remote()
+        tally = TallyActor.remote()
         fetches = sum(state.planned for state in states if state.ledger is None)
         decodes = sum(state.planned for state in states if state.ledger is None or state.stale(self.columns))
         with ProgressDisplay(self.console, fetches, decodes if self.columns else 0) as display:
@@ -264,6 +264,7 @@ class IngestRun:
             step = heapq.heappop(ready)
             state, split = step.state, self.splits[step.state.split]
             segments = split.segments(state.shard)
+            reference: Any
             if kind == "fetch":
                 reference = fetch_task.remote(self.context, split.name, state.shard, segments, tally)
             else:

@@ -1,4 +1,4 @@
-"""Why a segment's media are not here: the closed list of causes, what each means for the next try, which errors they are.
+"""Why a segment's media are not here: the closed list of causes, what each means for the next try, and which errors.
 
 Source of the list and its policies: DESIGN.md section 5, "Failures are data".
 """
@@ -128,8 +128,8 @@ _GONE_STATUSES = frozenset({404, 410, 451})
 def failure_of_status(status: int, retry_after: str | None = None) -> FetchFailure:
     """The failure that an HTTP status other than 2xx stands for.
 
-    A 503 is a 5xx and so `unreachable` even with `Retry-After`: only 429 says that it is us who are too fast, and what a
-    server in maintenance for good should have given must not stay pending for ever. The wait that it asks for is kept.
+    A 503 is a 5xx and so `unreachable` even with `Retry-After`: only 429 says that it is us who are too fast, and clips
+    of a server in maintenance for good must not stay pending for ever. The wait that it asks for is kept.
     """
     wait = parse_retry_after(retry_after)
     words = f"HTTP status {status}"
@@ -146,8 +146,8 @@ def failure_of_status(status: int, retry_after: str | None = None) -> FetchFailu
 def classify(error: BaseException) -> FetchFailure:
     """The failure that an error stands for; what is not known is `internal`: our bug.
 
-    Errors of requests, urllib3, sockets and PyAV are known here; `pipeline.ytdlp_errors` registers yt-dlp's, so that only
-    who fetches with it pays for its import.
+    Errors of requests, urllib3, sockets and PyAV are known here; `pipeline.ytdlp_errors` registers yt-dlp's, so that
+    only who fetches with it pays for its import.
     """
     return FetchFailure(Cause.INTERNAL, plain_words(f"{type(error).__name__}: {error}"))
 

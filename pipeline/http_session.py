@@ -1,7 +1,7 @@
-"""requests sessions for media from strangers: verified TLS, no hidden retries, headers and bodies that must come in time.
+"""requests sessions for media from strangers: verified TLS, no hidden retries, headers and bodies that come in time.
 
-The time-outs of requests and urllib3 count from packet to packet, so a server that sends a byte every few seconds holds a
-thread for as long as it likes. Here a timer shuts the socket down.
+The time-outs of requests and urllib3 count from packet to packet, so a server that sends a byte every few seconds holds
+a thread for as long as it likes. Here a timer shuts the socket down.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def main() -> int:
     try:
         options = absolute_paths(tyro.cli(IngestOptions, prog="ingest.py"))
         classes = read_class_list(options.labels)
-        columns = build_columns(options.column_names, options.encoder_options())
+        columns = build_columns(options.column_names, options.encoder_options)
         store = Store.open_or_create(options.store, options.shard_size, options.seed)
         splits = []
         for argument in options.segments:

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -100,9 +100,9 @@ class LoopbackServer:
             self._seen.pop(path, None)
 
     def log(self, path: str | None = None) -> list[LogEntry]:
-        """The requests that have ended, in that order; with `path` those for it."""
+        """The requests so far, as they have come; with `path` those for it."""
         with self._lock:
-            return [entry for entry in self._entries if path in (None, entry.path)]
+            return [replace(entry) for entry in self._entries if path in (None, entry.path)]
 
     def log_json(self) -> bytes:
         """The log as a JSON list, which `/__log__` answers with."""
@@ -118,7 +118,7 @@ class LoopbackServer:
         return sum(entry.bytes for entry in self.log())
 
     def record(self, entry: LogEntry) -> None:
-        """Adds to the log."""
+        """Adds a request to the log; its entry goes on changing until the request ends."""
         with self._lock:
             self._entries.append(entry)
 

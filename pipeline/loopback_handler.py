@@ -56,26 +56,26 @@ class Route:
     seconds: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class LogEntry:
-    """One request.
+    """One request, as far as it has come.
 
     Attributes:
         path: without its query.
         range: the `Range` header, or None.
-        status: of the answer; 0: there was none.
-        bytes: of the body, as sent.
         at: Unix time of its beginning.
-        seconds: how long it took.
+        status: of the answer; 0: there is none yet, or never was.
+        bytes: of the body, as sent.
+        seconds: how long it took; None: it is still going on.
     """
 
     method: str
     path: str
     range: str | None
-    status: int
-    bytes: int
     at: float
-    seconds: float
+    status: int = 0
+    bytes: int = 0
+    seconds: float | None = None
 
 
 class ConnectionServer(ThreadingHTTPServer):
@@ -123,8 +123,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ConnectionServer
     timeout: ClassVar[float] = 60  # seconds that an idle connection is kept
-    status = 0
-    sent = 0
+    entry: LogEntry
 
     def do_GET(self) -> None:
         """Answers with header and body."""
@@ -138,22 +137,21 @@ class Handler(BaseHTTPRequestHandler):
         """Writes nothing: the server keeps a log of its own."""
 
     def _handle(self) -> None:
-        owner = self.server.owner
+        owner, began = self.server.owner, time.monotonic()
         path = unquote(urlsplit(self.path).path)
+        self.entry = LogEntry(self.command, path, self.headers.get("Range"), time.time())
         if path == "/__log__":
             self._answer(Route(), owner.log_json(), "application/json")
             return
-        self.status = self.sent = 0
-        asked, at, began = self.headers.get("Range"), time.time(), time.monotonic()
+        owner.record(self.entry)
         try:
             owner.stopping.wait(owner.latency_s)
             self._serve(owner.next_route(path), path)
         except (_Cut, OSError):
             self.close_connection = True
         finally:
-            seconds = time.monotonic() - began
-            owner.record(LogEntry(self.command, path, asked, self.status, self.sent, at, seconds))
-            logger.debug("%s %s %s: %d, %d bytes, %.3f s", self.command, path, asked, self.status, self.sent, seconds)
+            self.entry.seconds = time.monotonic() - began
+            logger.debug("%s", self.entry)
 
     def _serve(self, route: Route, path: str) -> None:
         if route.hang:
@@ -190,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send_body(route, body, first, last)
 
     def _send_header(self, route: Route, status: int, headers: Mapping[str, str | None]) -> None:
-        self.status = status
+        self.entry.status = status
         self.send_response(status)
         for name, value in headers.items():
             if value is not None:
@@ -198,8 +196,10 @@ class Handler(BaseHTTPRequestHandler):
         if route.header_bytes_per_s is not None:
             # Where http.server collects the header; end_headers() sends what is left in it.
             collected: list[bytes] = self._headers_buffer  # type: ignore[attr-defined]
-            self._send_paced(iter([bytes([byte]) for byte in b"".join(collected)]), route.header_bytes_per_s)
+            drops = [bytes([byte]) for byte in b"".join(collected)]
             collected.clear()
+            for _ in self._paced(iter(drops), route.header_bytes_per_s):
+                pass
         self.end_headers()
 
     def _send_body(self, route: Route, body: bytes | Path, first: int, last: int) -> None:
@@ -207,18 +207,20 @@ class Handler(BaseHTTPRequestHandler):
             last = min(last, route.truncate_at - 1)
         pace = route.bytes_per_s or self.server.owner.bytes_per_s
         step = CHUNK_BYTES if pace is None else max(1, min(CHUNK_BYTES, int(pace / 20)))
-        self.sent = 0  # what a paced header counted is no body
-        self._send_paced(_chunks(body, first, last, step), pace)
+        for size in self._paced(_chunks(body, first, last, step), pace):
+            self.entry.bytes += size
         if route.truncate_at is not None or not route.sends_length:
             raise _Cut
 
-    def _send_paced(self, chunks: Iterator[bytes], bytes_per_s: float | None) -> None:
-        began, sent_before = time.monotonic(), self.sent
+    def _paced(self, chunks: Iterator[bytes], bytes_per_s: float | None) -> Iterator[int]:
+        """Sends chunks; yields the size of each just before, so that no client has what the log does not know of."""
+        began, sent = time.monotonic(), 0
         for chunk in chunks:
+            yield len(chunk)
             self.wfile.write(chunk)
-            self.sent += len(chunk)
+            sent += len(chunk)
             if bytes_per_s is not None:
-                wait_s = began + (self.sent - sent_before) / bytes_per_s - time.monotonic()
+                wait_s = began + sent / bytes_per_s - time.monotonic()
                 if self.server.owner.stopping.wait(max(0.0, wait_s)):
                     raise _Cut
 

@@ -101,17 +101,20 @@ def build_media_shard(
     due = [row for row in rows if row.is_due(began) or _is_retried(row, ledger, policy)]
     # Throttled clips go last: one address that never answers must not keep the others from their turn.
     due.sort(key=lambda row: (row.cause == Cause.THROTTLED, row.attempts, row.position))
+    tried = 0
     for row in _fetch_all(due, segments, fetcher, spool, policy, now):
+        if row.attempts > rows[row.position].attempts:
+            tried += 1
+            progress(**{row.status: 1})
         rows[row.position] = row
-        progress(**{row.status: 1, "traffic": row.traffic})
     seconds = {"fetch": (now() - began).total_seconds()}
     if _comes_back_soon(rows, now(), policy):
         summary = ledger_summary(split, shard, rows, ledger.tars if ledger else {})
-        return MediaReport(split, shard, False, summary, len(due), seconds)
+        return MediaReport(split, shard, False, summary, tried, seconds)
     began = now()
     summary = _commit(store, split, shard, rows, ledger, spool, policy)
     seconds["media"] = (now() - began).total_seconds()
-    return MediaReport(split, shard, True, summary, len(due), seconds)
+    return MediaReport(split, shard, True, summary, tried, seconds)
 
 
 def _rows_so_far(segments: Sequence[Segment], ledger: Ledger | None, spool: Spool) -> list[LedgerRow]:

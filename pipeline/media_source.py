@@ -1,4 +1,4 @@
-"""Where a fetched clip's media are read from when a column is computed: a media tar, the spool, or the source's folder."""
+"""Where a fetched clip's media are read from for a column: a media tar, the spool, or the source's folder."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ class MediaSource:
         except FetchFailure as failure:
             raise MediaGone(f"{row.key}: {failure.words}") from failure
         if clip.sha256 != row.media_sha256 or clip.path is None:
-            raise MediaGone(f"{row.key}: {clip.path} is not the file that the ledger names; restore it or use a new store")
+            raise MediaGone(
+                f"{row.key}: {clip.path} is not the file that the ledger names: restore it, or use a new store"
+            )
         return clip.path
 
 

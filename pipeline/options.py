@@ -28,11 +28,11 @@ class IngestOptions:
     store: str
     """The store: a directory or an fsspec URI (s3://…, gs://…). Made if it is not there."""
     source: str
-    """Where clips come from: youtube | ytdlp:URL | http:URL | dir:PATH. URLs may hold {ytid} {start_ms} {end_ms} {start_s}
-    {end_s} {key}."""
+    """Where clips come from: youtube | ytdlp:URL | http:URL | dir:PATH. URLs may hold {ytid} {start_ms} {end_ms}
+    {start_s} {end_s} {key}."""
     segments: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """eval | balanced_train | unbalanced_train (AudioSet's own, downloaded and cached) or NAME=PATH of a CSV in the same
-    form. Give it once per split."""
+    """eval | balanced_train | unbalanced_train (AudioSet's own, downloaded and cached) or NAME=PATH of a CSV in the
+    same form. Give it once per split."""
     labels: str | None = None
     """Class list (index,mid,display_name). Default: AudioSet's 527 classes, shipped with this program."""
     columns: str = "logmel"
@@ -121,12 +121,11 @@ class IngestOptions:
         """Budget of fetches an hour."""
         return YOUTUBE_PER_HOUR if self.videos_per_hour is None and self.kind == "youtube" else self.videos_per_hour
 
-    def encoder_options(self) -> EncoderOptions | None:
-        """How clip encoders are run; None without weights. Raises ValueError when the weights cannot be had."""
+    def encoder_options(self, architecture: str) -> EncoderOptions | None:
+        """How a clip encoder is run; None without weights. Raises ValueError when the weights cannot be had."""
         if self.encoder_weights is None:
             return None
-        architectures = [name for name in self.column_names if name != "logmel"]
-        weights = resolve_weights(self.encoder_weights, architectures[0] if architectures else "r2plus1d_34")
+        weights = resolve_weights(self.encoder_weights, architecture)
         return EncoderOptions(weights, self.encoder_dtype, self.window_frames, self.fps, self.frame_size)
 
 
@@ -143,8 +142,8 @@ def absolute_paths(options: IngestOptions, environment: dict[str, str] | None = 
             return prefix + path
         if in_job:
             raise ValueError(
-                f"{flag} {prefix}{path} is relative, and a job's working directory is a throw-away copy: give an absolute "
-                "path that every node sees, or a URI such as s3://…"
+                f"{flag} {prefix}{path} is relative, and a job's working directory is a throw-away copy: give an "
+                "absolute path that every node sees, or a URI such as s3://…"
             )
         return prefix + os.path.abspath(path)
 

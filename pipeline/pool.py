@@ -13,7 +13,7 @@ T = TypeVar("T")
 class Pool(Generic[T]):
     """Lends an idle object, or makes one; there are never more than were in use at once.
 
-    Not thread-locals: threads come and go with every shard, and what an object holds (connections, cookies) should stay.
+    Not thread-locals: threads come and go with every shard; what an object holds (connections, cookies) should stay.
     """
 
     def __init__(self, make: Callable[[], T], close: Callable[[T], None]) -> None:

@@ -37,12 +37,14 @@ class ProgressDisplay:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bars:
             self._bars.stop()
 
     def update(self, counts: Counter[str], note: str) -> None:
-        """Shows the counts: `fetched`, `failed`, `pending` of this run's fetches; `decoded` clips of its features."""
+        """Shows the counts: `fetched` and `failed` of this run's fetches; `decoded` and `encoded` of its features."""
         fetched = counts["fetched"] + counts["failed"]
         decoded = counts["decoded"]
         if self._bars:
@@ -52,11 +54,11 @@ class ProgressDisplay:
         elif time.monotonic() - self._last_line >= LINE_EVERY_S and (fetched, decoded) != self._shown:
             self._last_line, self._shown = time.monotonic(), (fetched, decoded)
             logger.info(
-                "fetched %d of %d (%d failed, %d to be tried again), features of %d; %s",
+                "fetched %d of %d (%d failed), decoded %d, encoded %d; %s",
                 counts["fetched"],
                 self._goals["fetch"],
                 counts["failed"],
-                counts["pending"],
                 decoded,
+                counts["encoded"],
                 note,
             )

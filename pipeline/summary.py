@@ -1,8 +1,8 @@
-"""The account of an ingest: what was planned, what became of it, what it took. One reckoning for screen, log and exit code."""
+"""The account of an ingest: what was planned, what became of it, what it took; for screen, log and exit code."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +30,7 @@ class Summary:
     stale: dict[str, int] = field(default_factory=dict)
     media_bytes: int = 0
     traffic: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     tried: int = 0
     decoded: int = 0
     wall_s: float = 0.0
@@ -57,7 +57,8 @@ class Summary:
 
     def lines(self) -> list[str]:
         """The account as plain lines."""
-        out = [f"planned {self.planned} = fetched {self.fetched} + failed {self.failed.total()} + pending {self.pending.total()}"]
+        parts = f"fetched {self.fetched} + failed {self.failed.total()} + pending {self.pending.total()}"
+        out = [f"planned {self.planned} = {parts}"]
         out += [f"failed  {_by_cause(self.failed)}"] if self.failed else []
         out += [f"pending {_by_cause(self.pending)}; next attempt {self.next_attempt}"] if self.pending else []
         for column, counts in self.columns.items():
@@ -67,11 +68,13 @@ class Summary:
             )
         rate = max(self.tried, self.decoded) / self.wall_s if self.wall_s else 0.0
         out.append(
-            f"this run: {self.tried} clips asked for, {self.decoded} decoded in {self.wall_s:.1f} s ({rate:.2f} clips/s); "
-            f"{_size(self.traffic)} over the network, {_size(self.media_bytes)} of media in the ledgers"
+            f"this run: {self.tried} clips asked for, {self.decoded} decoded in {self.wall_s:.1f} s "
+            f"({rate:.2f} clips/s); {_size(self.traffic)} over the network, "
+            f"{_size(self.media_bytes)} of media in the ledgers"
         )
         if self.seconds:
-            stages = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in self.seconds.most_common())
+            by_time = sorted(self.seconds.items(), key=lambda item: -item[1])
+            stages = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in by_time)
             out.append(f"seconds, summed over shards: {stages}")
         return out
 

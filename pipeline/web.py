@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import requests
 
 from pipeline.clip import MIB, FetchedClip, FetchOptions
-from pipeline.cut import WHOLE_CLIP_SLACK_MS, cut_segment
+from pipeline.cut import cut_segment
 from pipeline.failures import Cause, FetchFailure, Refused
 from pipeline.http_session import new_session
-from pipeline.media import start_in_file
+from pipeline.media import CLIP_SLACK_MS, start_in_file
 from pipeline.pool import Pool
 from pipeline.remote import RangeReader
 from pipeline.segments import Segment
@@ -77,7 +77,7 @@ def start_finder(template: UrlTemplate, segment: Segment) -> Callable[[int | Non
     """
 
     def start(duration_ms: int | None) -> int:
-        longest_clip_ms = segment.end_ms - segment.start_ms + WHOLE_CLIP_SLACK_MS
+        longest_clip_ms = segment.end_ms - segment.start_ms + CLIP_SLACK_MS
         if template.names_segment and (duration_ms is None or duration_ms <= longest_clip_ms):
             return 0
         if duration_ms is None:
@@ -118,7 +118,10 @@ def fetch_media(
             )
             data = cut.data if cut.data is not None else _all(readers[0])
         except FetchFailure as failure:
-            raise _real_failure(readers, failure) from failure
+            real = _real_failure(readers, failure)
+            if real is failure:
+                raise
+            raise real from failure
         # FFmpeg takes some read errors for the end of the file.
         for reader in readers:
             if reader.failure is not None:

@@ -28,7 +28,7 @@ from pipeline.web import MediaUrl, fetch_media, start_finder
 
 logger = logging.getLogger(__name__)
 
-# One plain file of 360 lines with picture and sound; the same in two; what comes near. HLS and DASH manifests are no files.
+# One plain file of 360 lines with picture and sound; the same in two; what comes near. Manifests are no files.
 _PLAIN = "[protocol~='^https?$']"
 FORMAT = f"18/134+140/b[height<=?480]{_PLAIN}/bv[height<=?480]{_PLAIN}+ba{_PLAIN}/b*{_PLAIN}"
 LONGEST_WAIT_S = 30.0  # for formats that become available soon; the length of an advertisement
@@ -97,11 +97,14 @@ class YtdlpFetcher:
         """The segment's media. Raises FetchFailure."""
         spending = Spending(self._options)
         with self._tools.borrow() as tool:
-            try:
-                clip = self._fetch(tool, segment, spending)
-            except Refused as refused:
-                logger.debug("%s: %s; resolved anew", segment.key, refused)
-                clip = self._fetch_again(tool, segment, spending)
+            clip = self._fetch_unless_refused(tool, segment, spending)
+            if clip is None:
+                logger.debug("%s: refused; resolved anew", segment.key)
+                try:
+                    clip = self._fetch(tool, segment, spending)
+                except Refused:
+                    self._count_refusal()
+                    raise
         with self._lock:
             self._refusals = 0
         return clip
@@ -110,19 +113,22 @@ class YtdlpFetcher:
         """Closes yt-dlp and the connections."""
         self._tools.close()
 
-    def _fetch_again(self, tool: _Tool, segment: Segment, spending: Spending) -> FetchedClip:
+    def _fetch_unless_refused(self, tool: _Tool, segment: Segment, spending: Spending) -> FetchedClip | None:
+        # A function of its own, so that what fails next is not raised while this is handled: its chain of errors would
+        # hold these.
         try:
             return self._fetch(tool, segment, spending)
         except Refused:
-            with self._lock:
-                self._refusals += 1
-                alarm = self._refusals % REFUSALS_BEFORE_ALARM == 0
-            if alarm:
-                logger.error(
-                    "%d videos in a row were refused although resolved anew: yt-dlp is probably out of date",
-                    self._refusals,
-                )
-            raise
+            return None
+
+    def _count_refusal(self) -> None:
+        with self._lock:
+            self._refusals += 1
+            alarm = self._refusals % REFUSALS_BEFORE_ALARM == 0
+        if alarm:
+            logger.error(
+                "%d videos were refused although resolved anew: yt-dlp is probably out of date", self._refusals
+            )
 
     def _fetch(self, tool: _Tool, segment: Segment, spending: Spending) -> FetchedClip:
         info = self._resolve(tool.resolver, self._template.url(segment), spending)
@@ -196,8 +202,9 @@ class _Log:
 
 def javascript_runtime() -> str | None:
     """The JavaScript runtime that yt-dlp uses by default (deno, also out of the package of that name), or None."""
-    runtime = supported_js_runtimes.value["deno"]().info
-    return f"{runtime.name} {runtime.version}" if runtime is not None and runtime.supported else None
+    deno = supported_js_runtimes.value.get("deno")
+    found = deno().info if deno is not None else None
+    return f"{found.name} {found.version}" if found is not None and found.supported else None
 
 
 def _check_length(info: dict[str, Any], segment: Segment) -> None:
@@ -208,7 +215,7 @@ def _check_length(info: dict[str, Any], segment: Segment) -> None:
 
 
 def _wait_until_available(chosen: Sequence[dict[str, Any]], spending: Spending) -> None:
-    """Formats say from when on they are served: mostly in seconds, the length of the advertisement that was not shown."""
+    """Formats say from when on they are served: mostly seconds ahead, after the advertisement that was not shown."""
     wait_s = max(each.get("available_at") or 0 for each in chosen) - time.time()
     if wait_s <= 0:
         return

@@ -1,7 +1,7 @@
 """What yt-dlp's errors mean: statuses and exception types first where they say more, then the texts of YouTube.
 
 Importing this module teaches `pipeline.failures.classify` yt-dlp's errors. Sources: VIDEO.md section 4; the texts of
-yt-dlp's extractor/youtube/_video.py and its issues (10128 and 10108: "not available on this app" and "please sign in" are
+yt-dlp's extractor/youtube/_video.py and its issues 10128 and 10108 ("not available on this app" and "please sign in" is
 what addresses that asked too much are told).
 """
 
@@ -17,8 +17,8 @@ from pipeline.failures import Cause, FetchFailure, classify, failure_of_status, 
 
 SECOND_LOOK_S = 2 * 86_400.0
 
-# Lower case, "'" for U+2019. The order decides: texts of the first class may begin with "Video unavailable", and a block in
-# one country may mention copyright.
+# Lower case, "'" for U+2019. The order decides: texts of the first class may begin with "Video unavailable", and a
+# block in one country may mention copyright.
 _TEXTS: tuple[tuple[Cause, re.Pattern[str]], ...] = tuple(
     (cause, re.compile("|".join(patterns)))
     for cause, patterns in (
@@ -140,8 +140,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(each))
         yield each
-        exc_info = getattr(each, "exc_info", None)
-        waiting += [exc_info[1] if exc_info else None, getattr(each, "cause", None), each.__cause__, each.__context__]
+        if isinstance(each, YoutubeDLError):
+            exc_info, cause = getattr(each, "exc_info", None), getattr(each, "cause", None)
+            waiting += [exc_info[1] if exc_info else None, cause if isinstance(cause, BaseException) else None]
+            waiting += [each.__cause__, each.__context__]
 
 
 def _text(chain: list[BaseException]) -> str:

@@ -72,7 +72,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("has_video", pa.bool_()),
         ("mute", pa.bool_()),  # a sound track that stays below the mute threshold; null in columns without sound
         ("still", pa.bool_()),  # a picture that does not move; null in columns without picture
-        ("short", pa.bool_()),  # the column's track ends early; the rest is padding
+        ("short", pa.bool_()),  # less of the column's track decoded than the segment is long: it ends early or has gaps
         ("decoded_ms", pa.int32()),  # of the column's track that really decoded
         ("real_rows", pa.int32()),  # leading rows of the array that are not padding
         ("media_sha256", pa.string()),  # the input it was computed from

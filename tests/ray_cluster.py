@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -33,6 +34,11 @@ def free_port() -> int:
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _end_with_parent() -> None:
+    """A test run that is killed takes its nodes along: `ray start --block` ends its processes on SIGTERM."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 @dataclass
@@ -67,7 +73,12 @@ class Cluster:
             command += ["--address", self.address]
         log = open(self.folder.parent / f"{name}.log", "wb")  # noqa: SIM115 - lives as long as the node
         self.nodes[name] = subprocess.Popen(
-            command, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=ENVIRONMENT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         self._wait_for(name)
 

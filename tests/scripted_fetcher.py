@@ -27,7 +27,9 @@ class ScriptedFetcher:
         with self._lock:
             self.asked[segment.key] += 1
             answers = self.script.get(segment.key, [])
-            answer = (answers.pop(0) if len(answers) > 1 else answers[0]) if answers else b"media of " + segment.key.encode()
+            answer: Answer = b"media of " + segment.key.encode()
+            if answers:
+                answer = answers.pop(0) if len(answers) > 1 else answers[0]
         self.before(segment)
         if isinstance(answer, Exception):
             raise answer
@@ -41,4 +43,5 @@ class ScriptedFetcher:
 def segments(count: int) -> list[Segment]:
     """Segments whose ids begin with '-', hold '_' and differ by case only."""
     ids = [f"-a_{i // 2}{'x' if i % 2 else 'X'}" for i in range(count)]
-    return [Segment(f"{ytid}_{1000 * i}", ytid, 1000 * i, 1000 * i + 10_000, ("/m/09x0r",), (0,)) for i, ytid in enumerate(ids)]
+    label = {"mids": ("/m/09x0r",), "labels": (0,)}
+    return [Segment(f"{y}_{1000 * i}", y, 1000 * i, 1000 * i + 10_000, **label) for i, y in enumerate(ids)]

@@ -25,9 +25,7 @@ from stores.layout import Store, StoreError
 from stores.manifest import read_manifest
 from stores.storage import Storage, StorageError
 
-OPTIONS = EncoderOptions(
-    resolve_weights("random:0", "r2plus1d_18"), window_frames=8, fps=8.0, frame_size=32
-)
+OPTIONS = EncoderOptions(resolve_weights("random:0", "r2plus1d_18"), window_frames=8, fps=8.0, frame_size=32)
 PLANNED = segments(5)
 KEYS = [segment.key for segment in PLANNED]
 
@@ -54,7 +52,7 @@ class Bench:
     def __init__(self, root: Path, media: list[bytes], decoders: dict[DecodeOptions, Decoder]) -> None:
         self.store = Store.open_or_create(str(root / "store"), shard_size=5)
         self.fetcher = ScriptedFetcher({key: [clip] for key, clip in zip(KEYS, media, strict=True)})
-        self.columns = build_columns(["logmel", "r2plus1d_18"], OPTIONS)
+        self.columns = build_columns(["logmel", "r2plus1d_18"], lambda _: OPTIONS)
         self.encoder = MeanEncoder(10, 512)
         self.decoders = decoders
         self.labels = "0" * 64
@@ -196,11 +194,11 @@ def test_a_column_is_the_same_alone_and_beside_another(bench: Bench, tmp_path: P
 def test_what_is_up_to_date_is_not_done_again(bench: Bench) -> None:
     bench.fetch()
     bench.compute()
-    before = {column.name: bench.store.storage.read_versioned(f"features/{column.name}/eval/00000.parquet") for column in bench.columns}
+    names = [f"features/{column.name}/eval/00000.parquet" for column in bench.columns]
+    before = [bench.store.storage.read_versioned(name) for name in names]
     report = bench.compute()
     assert (report.decoded, report.summaries) == (0, {})
-    for name, data in before.items():
-        assert bench.store.storage.read_versioned(f"features/{name}/eval/00000.parquet") == data
+    assert [bench.store.storage.read_versioned(name) for name in names] == before
 
 
 def test_a_corrected_label_rewrites_json_and_decodes_nothing(bench: Bench) -> None:
@@ -220,7 +218,9 @@ def test_a_corrected_label_rewrites_json_and_decodes_nothing(bench: Bench) -> No
     assert {column.name: bench.tar(column) for column in bench.columns} == arrays
 
 
-def test_a_supplement_costs_its_own_clip_only_and_equals_a_fresh_build(bench: Bench, media: list[bytes], tmp_path: Path) -> None:
+def test_a_supplement_costs_its_own_clip_only_and_equals_a_fresh_build(
+    bench: Bench, media: list[bytes], tmp_path: Path
+) -> None:
     from pipeline.failures import Cause, FetchFailure
 
     bench.fetcher.script[KEYS[2]] = [FetchFailure(Cause.GONE, "404"), media[2]]
@@ -273,7 +273,9 @@ def test_media_that_changed_in_the_store_are_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("error", [EncoderUnavailable("node lost"), MemoryError()])
-def test_a_lost_encoder_fails_the_shard_and_no_clip(bench: Bench, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_encoder_fails_the_shard_and_no_clip(
+    bench: Bench, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.fetch()
     with monkeypatch.context() as patch:
 

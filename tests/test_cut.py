@@ -252,6 +252,18 @@ def test_half_a_file_is_cut_as_far_as_it_goes(in_container: Callable[[str], Path
     assert 4 < seconds < 8
 
 
+def test_a_stream_that_turns_up_late_does_no_harm(in_container: Callable[[str], Path]) -> None:
+    data = bytearray(in_container("flash.flv").read_bytes())
+    last_sound = data.rindex(b"\xaf\x01")  # an FLV tag's AAC packet
+    data[last_sound] = 0x2F  # is now MP3, in a stream of its own
+    with av.open(io.BytesIO(bytes(data))) as container, pytest.raises(IndexError):
+        for _ in container.demux():
+            pass
+    made = cut_segment([io.BytesIO(bytes(data))], 20_000, 26_000, max_bytes=MANY)
+    assert made.data is not None
+    assert len(pictures(made.data, made.media_start_ms, 6)) >= 40
+
+
 def failure(data: bytes, start_ms: int = 1000, max_bytes: int = MANY) -> FetchFailure:
     with pytest.raises(FetchFailure) as caught:
         cut_segment([io.BytesIO(data)], start_ms, start_ms + 5000, max_bytes=max_bytes)

@@ -91,9 +91,7 @@ def test_logmel_is_that_of_the_front_end(clips: list[bytes]) -> None:
     decoder = Decoder(DecodeOptions(16_000, None, logmel=True))
     found = by_index(decoder.decode(jobs(clips[:1])))
     decoder.close()
-    here = decode_clip(
-        clips[0], start_ms=0, segment_start_ms=0, segment_end_ms=10_000, sample_rate=16_000, frames=None
-    )
+    here = decode_clip(clips[0], start_ms=0, segment_start_ms=0, segment_end_ms=10_000, sample_rate=16_000, frames=None)
     expected = LogMel()(torch.from_numpy(here.waveform)[None])[0].numpy()
     assert found[0][0].logmel.dtype == np.float16
     # The child runs on one thread: sums may be taken in another order, and float16 then rounds the other way.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from itertools import pairwise
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_turns_are_spread_and_none_comes_at_once() -> None:
         pacer.wait()
         turns.append(time.now - 100.0)
     assert turns[0] >= 12 * 0.7
-    gaps = [b - a for a, b in zip(turns, turns[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(turns)]
     assert min(gaps) >= 12 * 0.7 - 1e-6
     assert max(gaps) <= 12 * 1.3 + 1e-6
     assert len({round(gap, 3) for gap in gaps}) > 100  # jitter: no metronome

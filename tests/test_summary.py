@@ -15,7 +15,9 @@ from stores.specs import Spec
 COLUMN = Column(Spec("logmel", "logmel", (400, 64), "float16", {}), sample_rate=16_000)
 
 
-def state(shard: int, fetched: int, failed: int = 0, pending: int = 0, *, bad: int = 0, current: bool = True) -> ShardState:
+def state(
+    shard: int, fetched: int, failed: int = 0, pending: int = 0, *, bad: int = 0, current: bool = True
+) -> ShardState:
     rows = [LedgerRow(i, f"k{i}_0", "fetched", media_sha256="x", media_bytes=10) for i in range(fetched)]
     rows += [LedgerRow(i, f"k{i}_0", "failed", cause="gone") for i in range(fetched, fetched + failed)]
     rows += [LedgerRow(i, f"k{i}_0") for i in range(fetched + failed, fetched + failed + pending)]

@@ -76,7 +76,9 @@ def test_ingest_from_http_then_again_then_with_another_column(
         common += ["--store", str(fresh), "--shard-size", "3"]
         assert run_ingest(two_nodes.environment, *common, *BOTH).returncode == 0
     assert column_tars(fresh) == tars
-    samples = list(wds.WebDataset([str(fresh / name) for name in tars if "logmel" in name], shardshuffle=False).decode())
+    samples = list(
+        wds.WebDataset([str(fresh / name) for name in tars if "logmel" in name], shardshuffle=False).decode()
+    )
     assert sorted(sample["__key__"] for sample in samples) == sorted(small_clips.keys)
     for sample in samples:
         assert (sample["logmel.npy"].shape, sample["logmel.npy"].dtype) == ((400, 64), np.float16)
@@ -147,7 +149,9 @@ def column_tasks(two_nodes: Cluster) -> dict[str, str]:
     return {task.task_id: task.node_id for task in tasks}
 
 
-@pytest.mark.parametrize("entry", [["python", "pipeline/ingest.py"], ["pipeline/ingest.py"]], ids=["python", "bare file"])
+@pytest.mark.parametrize(
+    "entry", [["python", "pipeline/ingest.py"], ["pipeline/ingest.py"]], ids=["python", "bare file"]
+)
 def test_submitted_as_a_job_it_spreads_over_both_nodes(
     two_nodes: Cluster, repository: Path, job_arguments: list[str], tmp_path: Path, entry: list[str]
 ) -> None:
@@ -173,7 +177,14 @@ def test_relative_paths_inside_a_job_are_refused_with_the_remedy(
 
 
 def test_usage_errors_are_one_line_and_exit_code_2(two_nodes: Cluster, small_clips: SmallClips, tmp_path: Path) -> None:
-    base = ["--segments", f"mine={small_clips.csv}", "--source", f"dir:{small_clips.media}", "--store", str(tmp_path / "s")]
+    base = [
+        "--segments",
+        f"mine={small_clips.csv}",
+        "--source",
+        f"dir:{small_clips.media}",
+        "--store",
+        str(tmp_path / "s"),
+    ]
     for extra, words in (
         (["--columns", "r2plus1d_34"], "needs --encoder-weights"),
         (["--columns", "mfcc"], "expected --columns"),

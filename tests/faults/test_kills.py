@@ -91,10 +91,11 @@ def test_driver_worker_and_encoder_killed(
                 command, env=two_nodes.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
 
+        first, second = dice.randint(1, 5), dice.randint(8, 11)
         # Three random moments: two while clips are fetched, one while columns are computed.
         moments: list[Callable[[], object]] = [
-            lambda n=dice.randint(1, 5): len(server.log()) >= n,
-            lambda n=dice.randint(8, 11): len(server.log()) >= n,
+            lambda: len(server.log()) >= first,
+            lambda: len(server.log()) >= second,
             lambda: list(store.glob("features/logmel-*/mine/*.parquet")),
         ]
         for moment in moments:
@@ -106,7 +107,7 @@ def test_driver_worker_and_encoder_killed(
             wait_for(lambda: not processes("ray::fetch_task", "ray::column_task"))
 
         driver = start()
-        victims = ["ray::column_task", "ray::EncoderActor"]
+        victims = ["ray::column_task", "ray::ClipEncoderServer"]
         kills = len(moments)
         while driver.poll() is None:
             for victim in list(victims):
@@ -141,7 +142,7 @@ def test_the_encoders_node_is_lost_while_every_cpu_is_busy(
         )
 
         def busy() -> bool:
-            group = [p for p in processes("ray::EncoderActor.encode") if is_of(p, doomed.nodes["node1"])]
+            group = [p for p in processes("ray::ClipEncoderServer.encode") if is_of(p, doomed.nodes["node1"])]
             return bool(group) and len(processes("ray::column_task")) >= 2
 
         wait_for(busy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,13 +68,18 @@ class Sound:
         return self.decoded / self.rate
 
 
+def _nearest(samples: Fraction) -> int:
+    """Half a sample goes up, and not to the even neighbour: so a cut, whose times are shifted, rounds as its source."""
+    return math.floor(samples + Fraction(1, 2))
+
+
 class _Timeline:
     """The segment's samples, filled frame by frame; rate and channels are those of its first frame."""
 
     def __init__(self, frame: av.AudioFrame, start_s: Fraction, end_s: Fraction, limits: Limits) -> None:
         self.rate, self.layout = frame.sample_rate, frame.layout.name
-        self.begin = round(start_s * self.rate)
-        shape = (frame.layout.nb_channels, round(end_s * self.rate) - self.begin)
+        self.begin = _nearest(start_s * self.rate)
+        shape = (frame.layout.nb_channels, _nearest(end_s * self.rate) - self.begin)
         _check_size(shape, limits)
         self.samples = np.zeros(shape, np.float32)
         self.next = self.end = self.decoded = 0
@@ -194,8 +200,8 @@ def open_sound_file(source: bytes | str | Path) -> Iterator[soundfile.SoundFile 
 
 def read_sound(file: soundfile.SoundFile, start_s: Fraction, end_s: Fraction, limits: Limits) -> Sound | None:
     """As `decode_sound`, from a file whose timeline begins with its first sample. Raises `Undecodable` as that does."""
-    first = round(start_s * file.samplerate)
-    last = min(round(end_s * file.samplerate), file.frames)
+    first = _nearest(start_s * file.samplerate)
+    last = min(_nearest(end_s * file.samplerate), file.frames)
     if first >= last:
         return None
     _check_size((file.channels, last - first), limits)

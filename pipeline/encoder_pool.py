@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,26 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, ObjectLostErr
 from models.clip_encoder import ClipEncoder, split_windows
 from pipeline.column_shard import Embedded, EncoderUnavailable
 from pipeline.columns import Column, EncoderOptions
-from pipeline.weights import load_state_dict
+from pipeline.weights import load_state_dict, resolve_weights
 
 CPU_THREADS = 2
 
 
 class ClipEncoderServer:
-    """One clip encoder on one device; `state` is its network's state dict, put into Ray's object store once."""
+    """One clip encoder on one device.
 
-    def __init__(self, architecture: str, options: EncoderOptions, state: dict[str, torch.Tensor]) -> None:
+    It reads its weights itself, wherever it is started: constructor arguments in Ray's object store are lost with their
+    node, and then an actor cannot come back (ray-project/ray issue 53727).
+    """
+
+    def __init__(self, architecture: str, options: EncoderOptions) -> None:
         self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(CPU_THREADS)
+        weights = options.weights
+        if weights.source == "ig65m":  # downloaded once per node; the driver's copy may be out of reach here
+            weights = replace(resolve_weights(weights.source, architecture), sha256=weights.sha256)
+        state = load_state_dict(weights, architecture)
         self.encoder = ClipEncoder(architecture, state, dtype=options.dtype, device=self.device)
         self.options = options
         on_gpu = self.device.type == "cuda"
@@ -61,18 +70,14 @@ class EncoderPool:
         Args:
             actors: how many; None for as many as the cluster's GPUs hold, or one on a CPU.
             gpus_each: share of a GPU that each takes, where the cluster has GPUs.
-
-        Raises:
-            ValueError: the weights do not fit, or cannot be had.
         """
         assert column.encoder is not None
         architecture = column.spec.feature
-        state = ray.put(load_state_dict(column.encoder.weights, architecture))
         cluster_gpus = ray.cluster_resources().get("GPU", 0)
         gpus = gpus_each if cluster_gpus else 0
         count = actors or (max(1, int(cluster_gpus / gpus_each)) if cluster_gpus else 1)
         options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
-        return cls([EncoderActor.options(**options).remote(architecture, column.encoder, state) for _ in range(count)])
+        return cls([EncoderActor.options(**options).remote(architecture, column.encoder) for _ in range(count)])
 
     def submit(self, frames: np.ndarray) -> Any:
         """See `pipeline.column_shard.Encoder`. Ray copies the frames into its object store before this returns."""

@@ -13,13 +13,10 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, ObjectLostError, RayActorError
 
-from models.clip_encoder import ClipEncoder, split_windows
 from pipeline.column_shard import Embedded, EncoderUnavailable
 from pipeline.columns import Column, EncoderOptions
-from pipeline.weights import load_state_dict, resolve_weights
 
 CPU_THREADS = 2
 
@@ -32,6 +29,12 @@ class ClipEncoderServer:
     """
 
     def __init__(self, architecture: str, options: EncoderOptions) -> None:
+        # Imported here because only the actors need torch, and whoever holds a pool imports this module.
+        import torch
+
+        from models.clip_encoder import ClipEncoder
+        from pipeline.weights import load_state_dict, resolve_weights
+
         self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(CPU_THREADS)
@@ -46,6 +49,10 @@ class ClipEncoderServer:
 
     def encode(self, frames: np.ndarray) -> Embedded:
         """Embeds one clip's frames, uint8 [M, size, size, 3]. One clip a call: the shape is always the same."""
+        import torch
+
+        from models.clip_encoder import split_windows
+
         began = time.perf_counter()
         windows, _ = split_windows(frames, self.options.window_frames, self.options.windows)
         embedding = self.encoder(torch.from_numpy(windows)).cpu().numpy()

@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayTaskError
 from rich.console import Console
 
@@ -155,7 +155,7 @@ def column_task(
             lambda options: _decoder(replace(options, seconds_per_clip=context.seconds_per_clip), context.processes),
             encoders,
             labels=labels,
-            noted={"torch": torch.__version__},
+            noted={"torch": version("torch")},
             progress=progress,
         )
     finally:
@@ -332,7 +332,7 @@ def _context(options: IngestOptions, columns: tuple[Column, ...]) -> JobContext:
         keep_media=options.keep_media,
         keep_spool=not options.keep_media and bool(columns),
         threads=options.fetch_threads,
-        retry=frozenset(options.retry),
+        retry=options.retry_causes,
         retry_delay_s=options.retry_delay,
         wait_s=options.wait,
         per_hour=options.per_hour,

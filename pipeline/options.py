@@ -15,6 +15,7 @@ from pipeline.weights import resolve_weights
 
 # Set by Ray in the entry process of every submitted job.
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+RETRIED = (Cause.GONE, Cause.GONE_HERE, Cause.UNREACHABLE, Cause.UNDECODABLE)  # the causes that fail a clip
 YOUTUBE_PER_HOUR = 300.0  # what a guest session is given (VIDEO.md section 4)
 
 
@@ -61,8 +62,8 @@ class IngestOptions:
 
     media: Literal["keep", "drop"] | None = None
     """Keep the fetched bytes in media shards. Default: keep; drop for dir:, whose files stay where they are."""
-    retry: tuple[Cause, ...] = ()
-    """Causes of failed clips that are tried again."""
+    retry: str = ""
+    """Failed clips to try again, by cause, separated by commas: gone, gone_here, unreachable, undecodable."""
     retry_delay: float | None = None
     """Seconds before a clip that failed for a passing reason is tried again; grows with each try. Default: 300 after
     unreachable, 60 after being throttled."""
@@ -97,6 +98,9 @@ class IngestOptions:
                 raise ValueError(f"expected --{name.replace('_', '-')} of at least 1, got {getattr(self, name)}")
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(f"expected --max-failed-fraction between 0 and 1, got {self.max_failed_fraction}")
+        retried = [name for name in self.retry.split(",") if name and name not in RETRIED]
+        if retried:
+            raise ValueError(f"expected --retry of {', '.join(RETRIED)}; got {', '.join(retried)}")
         unknown = [name for name in self.column_names if name not in feature_names()]
         if unknown:
             raise ValueError(f"expected --columns of {', '.join(feature_names())}; got {', '.join(unknown)}")
@@ -110,6 +114,11 @@ class IngestOptions:
     def column_names(self) -> list[str]:
         """The features asked for."""
         return [] if self.columns in ("", "none") else self.columns.split(",")
+
+    @property
+    def retry_causes(self) -> frozenset[Cause]:
+        """Causes of failed clips that are tried again."""
+        return frozenset(Cause(name) for name in self.retry.split(",") if name)
 
     @property
     def keep_media(self) -> bool:

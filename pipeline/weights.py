@@ -19,15 +19,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import fsspec
 import requests
-import torch
 from fsspec.utils import get_protocol
-from torch import Tensor
 
-from models.r2plus1d import random_state
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +127,11 @@ def load_state_dict(weights: EncoderWeights, architecture: str) -> dict[str, Ten
     Raises:
         ValueError: the file is gone, has changed since it was resolved, is damaged, or holds more than plain tensors.
     """
+    # Imported here because torch and torchvision take seconds, which processes that only name weights need not spend.
+    import torch
+
+    from models.r2plus1d import random_state
+
     if weights.seed is not None:
         return random_state(architecture, weights.seed)
     assert weights.location is not None
@@ -147,7 +151,9 @@ def load_state_dict(weights: EncoderWeights, architecture: str) -> dict[str, Ten
                 f"{type(error).__name__}: {_first_line(error)}. Get the file again, or write one with "
                 "torch.save(network.state_dict(), path)"
             ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in state.items()):
+    if not isinstance(state, dict) or not all(
+        isinstance(v, torch.Tensor) and isinstance(k, str) for k, v in state.items()
+    ):
         keys = f" with {', '.join(map(repr, list(state)[:5]))}" if isinstance(state, dict) else ""
         raise ValueError(
             f"encoder weights {weights.source}: tensors by name expected, got a {type(state).__name__}{keys}; write "
@@ -181,6 +187,8 @@ def _published_file(architecture: str, cache: Path | None, published: Mapping[st
             "random:SEED"
         )
     entry = published[architecture]
+    import torch.hub
+
     folder = cache or Path(torch.hub.get_dir()) / "checkpoints"
     target = folder / entry.url.rsplit("/", 1)[-1]
     if target.is_file():

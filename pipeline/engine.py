@@ -82,7 +82,7 @@ class Tally:
         return self.counts
 
 
-TallyActor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Tally)
+TallyActor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tally)
 
 
 class TallyClient:

@@ -96,6 +96,8 @@ class IngestOptions:
         for name in ("fetch_threads", "cpus_per_shard", "window_frames", "frame_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected --{name.replace('_', '-')} of at least 1, got {getattr(self, name)}")
+        if self.encoder_gpus <= 0:
+            raise ValueError(f"expected --encoder-gpus above 0, got {self.encoder_gpus}")
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(f"expected --max-failed-fraction between 0 and 1, got {self.max_failed_fraction}")
         retried = [name for name in self.retry.split(",") if name and name not in RETRIED]

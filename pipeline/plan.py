@@ -12,16 +12,15 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipeline.segments import SCHEMA, Segment
+from stores.tables import PLAN_SCHEMA
 
-# `position` counts from 0 within the shard.
-PLAN_SCHEMA = SCHEMA.append(pa.field("shard", pa.int32())).append(pa.field("position", pa.int32()))
 HASH_BATCH = 65_536
 
 
 def make_plan(table: pa.Table, seed: int, shard_size: int) -> pa.Table:
     """Order a `SegmentTable.table` by xxh3_64(f"{seed}:{key}") (ties by key) and number its shards and positions.
 
-    Returns one chunk a column, in `PLAN_SCHEMA`; every shard has `shard_size` rows but the last, which may have fewer.
+    Returns one chunk a column, in `stores.tables.PLAN_SCHEMA`; every shard but the last has `shard_size` rows.
 
     Raises:
         ValueError: no segments, or a shard size that is not a positive int32.
@@ -37,7 +36,8 @@ def make_plan(table: pa.Table, seed: int, shard_size: int) -> pa.Table:
     row = np.arange(len(table), dtype=np.int32)
     plan = table.select(SCHEMA.names).take(order).combine_chunks()
     plan = plan.append_column("shard", pa.array(row // np.int32(shard_size)))
-    return plan.append_column("position", pa.array(row % np.int32(shard_size))).cast(PLAN_SCHEMA)
+    plan = plan.append_column("position", pa.array(row % np.int32(shard_size)))
+    return plan.select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA)
 
 
 def shard_count(plan: pa.Table) -> int:

@@ -10,6 +10,7 @@ from pipeline.columns import Column
 from pipeline.worklist import ShardState
 from stores.ledger import FAILED, FETCHED, PENDING
 from stores.manifest import CRASHED, OK, UNDECODABLE
+from stores.text import size_text
 
 EXIT_OK, EXIT_INCOMPLETE, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -69,8 +70,8 @@ class Summary:
         rate = max(self.tried, self.decoded) / self.wall_s if self.wall_s else 0.0
         out.append(
             f"this run: {self.tried} clips asked for, {self.decoded} decoded in {self.wall_s:.1f} s "
-            f"({rate:.2f} clips/s); {_size(self.traffic)} over the network, "
-            f"{_size(self.media_bytes)} of media in the ledgers"
+            f"({rate:.2f} clips/s); {size_text(self.traffic)} over the network, "
+            f"{size_text(self.media_bytes)} of media in the ledgers"
         )
         if self.seconds:
             by_time = sorted(self.seconds.items(), key=lambda item: -item[1])
@@ -104,11 +105,3 @@ def summarise(states: Sequence[ShardState], columns: Sequence[Column]) -> Summar
 
 def _by_cause(counts: Counter[str]) -> str:
     return ", ".join(f"{cause} {count}" for cause, count in sorted(counts.items()))
-
-
-def _size(count: int) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:.3g} TB"

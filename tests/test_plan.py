@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.classes import read_class_list
-from pipeline.plan import PLAN_SCHEMA, make_plan, plan_segments, shard_count, shard_rows
+from pipeline.plan import make_plan, plan_segments, shard_count, shard_rows
 from pipeline.segments import SCHEMA, Segment, read_segments
+from stores.tables import PLAN_SCHEMA
 
 
 def table_of(keys: list[str]) -> pa.Table:

@@ -58,7 +58,7 @@ class NoEncoderPool:
     """In place of the encoder's actors."""
 
     @staticmethod
-    def start(column: Column, actors: int | None, gpus_each: float) -> NoEncoder:
+    def start(column: Column, actors: int | None, gpus_each: float, pools: int) -> NoEncoder:
         return NoEncoder()
 
 

@@ -12,6 +12,7 @@ import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ from stores.manifest import (
 )
 from stores.shards import Sample, npy_array, write_feature_tar
 from stores.spool import Spool
-from stores.storage import ABSENT
+from stores.storage import ABSENT, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class ColumnReport:
-    """What one call did: the summaries of the manifests that it committed, by column, and what that took."""
+    """What one call did: the summaries of all columns' manifests as they are now, without sums, and what that took."""
 
     split: str
     shard: int
@@ -121,23 +122,25 @@ def build_column_shards(
     ledger = read_ledger(store, split, shard)
     if ledger is None:
         raise StoreError(f"shard {shard} of {split} has no ledger yet: its media come first")
-    work = _stale(store, split, shard, columns, ledger.rows, labels, encoders)
+    work, current = _stale(store, split, shard, columns, ledger.rows, labels, encoders)
     seconds: dict[str, float] = defaultdict(float)
     if not work:
-        return ColumnReport(split, shard, {})
+        return ColumnReport(split, shard, current)
     fetched = [row for row in ledger.rows if row.status == FETCHED]
     reused = sum(_reuse(store, item, split, shard, fetched, segments) for item in work)
     missing = [row for row in fetched if any(row.position not in item.rows for item in work)]
     if missing:
         options = _decode_options([item.column for item in work])
         jobs = (_job(row, segments[row.position], source) for row in missing)
-        results = _timed(decoder_for(options).decode(jobs), seconds, "wait_for_decode")
-        _compute(results, work, {row.position: row for row in missing}, segments, seconds, progress)
+        with closing(decoder_for(options).decode(jobs)) as decoded:
+            results = _timed(decoded, seconds, "wait_for_decode")
+            _compute(results, work, {row.position: row for row in missing}, segments, seconds, progress)
     began = time.perf_counter()
     summaries = {item.column.name: _commit(store, split, shard, item, labels, noted) for item in work}
     seconds["write"] = time.perf_counter() - began
-    Spool(store, split, shard).remove()
-    return ColumnReport(split, shard, summaries, len(missing), reused, dict(seconds))
+    if any(row.tar is None for row in fetched):
+        Spool(store, split, shard).remove_committed(ledger.rows)
+    return ColumnReport(split, shard, {**current, **summaries}, len(missing), reused, dict(seconds))
 
 
 def _stale(
@@ -148,14 +151,23 @@ def _stale(
     rows: Sequence[LedgerRow],
     labels: str,
     encoders: Mapping[str, Encoder],
-) -> list[_Work]:
+) -> tuple[list[_Work], dict[str, dict[str, Any]]]:
+    """The columns that have to be made, and the summaries of those that are up to date."""
     summary = ledger_summary(split, shard, rows, {})
-    found = []
+    found: list[_Work] = []
+    current: dict[str, dict[str, Any]] = {}
     for column in columns:
         old = read_manifest(store, column.name, split, shard)
-        if not is_current(old.summary if old else None, summary, column.spec.digest, labels):
+        if old is not None and is_current(old.summary, summary, column.spec.digest, labels):
+            current[column.name] = _without_sums(old.summary)
+        else:
             found.append(_Work(column, old, encoders[column.name] if column.encoder else None))
-    return found
+    return found, current
+
+
+def _without_sums(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary as the driver keeps it for thousands of shards: sums are 40 kB a shard and stay in the store."""
+    return {name: value for name, value in summary.items() if name != "sums"}
 
 
 def _reuse(
@@ -186,8 +198,8 @@ def _read_array(store: Store, tar: str, row: ManifestRow) -> np.ndarray | None:
     assert row.array_offset is not None and row.array_bytes is not None
     try:
         data = store.storage.read_range(tar, row.sample_offset, row.sample_offset + row.sample_bytes)
-    except FileNotFoundError:
-        logger.warning("%s is gone; %s is computed again", tar, row.key)
+    except (FileNotFoundError, StorageError) as error:
+        logger.warning("%s cannot be read (%s); %s is computed again", tar, error, row.key)
         return None
     if xxhash.xxh3_64_hexdigest(data) != row.sample_xxh3:
         logger.warning("%s: the bytes of %s have changed; it is computed again", tar, row.key)
@@ -338,7 +350,10 @@ def _commit(store: Store, split: str, shard: int, item: _Work, labels: str, note
     sums = Sums.of((item.arrays[p][: rows[p].real_rows] for p in ok), spec.shape[-1])
     notes = {**noted, "encoder_devices": sorted(item.devices)} if item.encoder else dict(noted)
     version = item.old.version if item.old else ABSENT
-    return commit_manifest(store, spec, split, shard, [rows[p] for p in positions], tar, sums, labels, notes, version)
+    summary = commit_manifest(
+        store, spec, split, shard, [rows[p] for p in positions], tar, sums, labels, notes, version
+    )
+    return _without_sums(summary)
 
 
 def _meta(row: ManifestRow) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def serve(connection: Connection, shared: np.ndarray, logmel: LogMel | None) -> 
             raise  # beyond its limit: the process goes, and the parent counts that against the clip
         except Exception:  # noqa: BLE001
             reply = {"status": "internal", "words": traceback.format_exc()}
-        connection.send_bytes(json.dumps(reply).encode())
+        connection.send_bytes(json.dumps({**reply, "index": job["index"]}).encode())
         if array:
             connection.send_bytes(array)
 

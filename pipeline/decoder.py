@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -106,7 +106,7 @@ class Decoder:
         self.options = options
         self._children = [_Child(options) for _ in range(processes)]
 
-    def decode(self, jobs: Iterable[DecodeJob]) -> Iterator[DecodeResult]:
+    def decode(self, jobs: Iterable[DecodeJob]) -> Generator[DecodeResult, None, None]:
         """Yields a result for every job, in the order in which they end.
 
         Raises:
@@ -117,8 +117,11 @@ class Decoder:
         failed_starts = 0
         again: deque[DecodeJob] = deque()
         crashes: dict[int, int] = {}
-        busy = [child for child in self._children if child.start(next(source, None))]
+        busy: list[_Child] = []
         try:
+            for child in self._children:
+                if child.start(next(source, None)):
+                    busy.append(child)
             while busy:
                 ended = _first_to_end(busy)
                 job, greeted = ended.job, ended.greeted
@@ -140,8 +143,10 @@ class Decoder:
                 if result is not None:
                     yield result
         finally:
-            for child in busy:  # the consumer gave up: what is under way would answer the next shard's jobs
-                child.stop()
+            # The consumer or the source gave up: what is under way would answer the next shard's jobs.
+            for child in self._children:
+                if child.job is not None:
+                    child.stop()
 
     def close(self) -> None:
         """Ends the processes."""
@@ -190,6 +195,7 @@ class _Child:
         self._slot = (self._slot + 1) % _SLOTS
         options = self.options
         header = {
+            "index": job.index,
             "path": job.media if isinstance(job.media, str) else None,
             "start_ms": job.start_ms,
             "segment_start_ms": job.segment_start_ms,
@@ -237,6 +243,8 @@ class _Child:
         except (EOFError, OSError) as error:
             self._bury(timed_out=isinstance(error, TimeoutError))
             return None
+        if facts["index"] != job.index:
+            raise DecoderError(f"{job.key}: the answer is to another job: {facts}")
         if facts["status"] == "internal":
             raise DecoderError(f"{job.key}: {facts['words']}")
         if facts["status"] != "ok":
@@ -246,6 +254,7 @@ class _Child:
 
     def stop(self) -> None:
         """Ends the process at once."""
+        self.job = None
         if self._process is not None:
             self._connection.close()
             self._process.kill()

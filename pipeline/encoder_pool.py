@@ -71,19 +71,32 @@ class EncoderPool:
         self._next = random.randrange(len(actors))
 
     @classmethod
-    def start(cls, column: Column, actors: int | None, gpus_each: float) -> EncoderPool:
+    def start(cls, column: Column, actors: int | None, gpus_each: float, pools: int = 1) -> EncoderPool:
         """Starts the actors of a column.
 
         Args:
             actors: how many; None for as many as the cluster's GPUs hold, or one on a CPU.
             gpus_each: share of a GPU that each takes, where the cluster has GPUs.
+            pools: how many pools share the cluster's GPUs.
+
+        Raises:
+            ValueError: the GPUs do not hold that many; actors that have no place would be waited for for ever.
         """
         assert column.encoder is not None
         architecture = column.spec.feature
-        cluster_gpus = ray.cluster_resources().get("GPU", 0)
-        gpus = gpus_each if cluster_gpus else 0
-        count = actors or (max(1, int(cluster_gpus / gpus_each)) if cluster_gpus else 1)
-        options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
+        gpus = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
+        share = gpus_each if any(gpus) else 0.0
+        count = actors or 1
+        if share:
+            # A share lies on one GPU; several whole ones on one node.
+            places = sum(n * int(1 / share) if share <= 1 else int(n // share) for n in gpus) // pools
+            count = actors or places
+            if not 1 <= count <= places:
+                raise ValueError(
+                    f"{count} encoder actors of {share:g} GPU for each of {pools} columns: {sum(gpus)} GPUs hold less; "
+                    "lower --encoder-gpus or --encoder-actors, or make one column at a time"
+                )
+        options = {"num_cpus": 0, "num_gpus": share, "scheduling_strategy": "SPREAD"}
         return cls([EncoderActor.options(**options).remote(architecture, column.encoder) for _ in range(count)])
 
     def submit(self, frames: np.ndarray) -> Any:

@@ -9,19 +9,17 @@ anything else is our bug and ends the job.
 from __future__ import annotations
 
 import functools
-import heapq
-import itertools
 import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
 from pipeline.clip import Fetcher, FetchOptions
@@ -29,9 +27,10 @@ from pipeline.column_shard import ColumnReport, EncoderUnavailable, build_column
 from pipeline.columns import Column
 from pipeline.decoder import DecodeOptions, Decoder, DecoderUnavailable
 from pipeline.encoder_pool import EncoderPool
+from pipeline.failures import Cause
 from pipeline.fetch import open_source
 from pipeline.media_shard import FetchPolicy, MediaReport, build_media_shard
-from pipeline.media_source import MediaSource
+from pipeline.media_source import MediaGone, MediaSource
 from pipeline.options import IngestOptions
 from pipeline.progress import ProgressDisplay
 from pipeline.segments import Segment
@@ -46,6 +45,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 TRIES_OF_A_SHARD = 8  # after errors of the store or the encoder; lost workers and nodes are not counted
 LONGEST_PAUSE_S = 60.0
+LONGEST_HOLD_S = 3600.0
 _PASSING = (StorageError, EncoderUnavailable, DecoderUnavailable, MemoryError)
 
 
@@ -143,7 +143,7 @@ def column_task(
     """Runs `build_column_shards` on some node."""
     progress = TallyClient(tally)
     store = Store.open(context.store)
-    files = _fetcher(context.source, context.fetch) if context.source_is_folder else None
+    files = _fetcher(context.source, replace(context.fetch, keep=False)) if context.source_is_folder else None
     try:
         return build_column_shards(
             store,
@@ -162,15 +162,14 @@ def column_task(
         progress.flush()
 
 
-@dataclass(order=True)
+@dataclass(frozen=True, eq=False)
 class _Step:
-    """A task to be submitted: earliest due first, then in plan order."""
+    """A task to be submitted once it is due; of those that are, the first in plan order goes first."""
 
-    due: float
-    order: int
-    kind: str = field(compare=False)  # fetch | columns
-    state: ShardState = field(compare=False)
-    tries: int = field(compare=False, default=0)
+    due: float  # time.monotonic()
+    kind: str  # fetch | columns
+    state: ShardState
+    tries: int = 0
 
 
 class IngestRun:
@@ -187,7 +186,8 @@ class IngestRun:
         self.options, self.store, self.columns, self.console = options, store, columns, console
         self.splits = {split.name: split for split in splits}
         self.context = _context(options, columns)
-        self._order = itertools.count()
+        self._order = {split.name: i for i, split in enumerate(splits)}
+        self._hold_until = 0.0  # no fetch is submitted before: a source asked for a pause
         self._ready: dict[str, list[_Step]] = {"fetch": [], "columns": []}
         self._running: dict[Any, _Step] = {}
         self._encoders: dict[str, EncoderPool] = {}
@@ -209,6 +209,11 @@ class IngestRun:
         """
         began = time.monotonic()
         if any(self._ready.values()):
+            widest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+            if self.columns and self.options.cpus_per_shard > widest:
+                raise IngestFailed(
+                    f"--cpus-per-shard {self.options.cpus_per_shard}: no node has more than {widest:g} CPUs"
+                )
             self._work(self._states)
         total = summarise(self._states, self.columns)
         total.seconds, total.tried, total.decoded = self._totals.seconds, self._totals.tried, self._totals.decoded
@@ -229,7 +234,19 @@ class IngestRun:
 
     def _push(self, kind: str, state: ShardState, delay: float = 0.0, tries: int = 0) -> None:
         due = time.monotonic() + max(0.0, delay)
-        heapq.heappush(self._ready[kind], _Step(due, next(self._order), kind, state, tries))
+        self._ready[kind].append(_Step(due, kind, state, tries))
+
+    def _pop(self, kind: str) -> _Step | None:
+        """The step to submit next: a shard that was begun goes before fresh ones, so that it can be committed."""
+        now = time.monotonic()
+        if kind == "fetch" and now < self._hold_until:
+            return None
+        due = [step for step in self._ready[kind] if step.due <= now]
+        if not due:
+            return None
+        first = min(due, key=lambda step: (self._order[step.state.split], step.state.shard))
+        self._ready[kind].remove(first)
+        return first
 
     def _window(self, kind: str) -> int:
         """Tasks of a kind that may be under way: enough to keep the cluster busy, as it is now."""
@@ -258,10 +275,8 @@ class IngestRun:
                 display.update(ray.get(tally.read.remote()), self._note())
 
     def _submit(self, kind: str, tally: Any) -> None:
-        ready = self._ready[kind]
         under_way = sum(step.kind == kind for step in self._running.values())
-        while ready and ready[0].due <= time.monotonic() and under_way < self._window(kind):
-            step = heapq.heappop(ready)
+        while under_way < self._window(kind) and (step := self._pop(kind)) is not None:
             state, split = step.state, self.splits[step.state.split]
             segments = split.segments(state.shard)
             reference: Any
@@ -278,7 +293,11 @@ class IngestRun:
         """The encoder actors, started when the first shard needs them."""
         for column in self.columns:
             if column.encoder and column.name not in self._encoders:
-                pool = EncoderPool.start(column, self.options.encoder_actors, self.options.encoder_gpus)
+                pools = sum(other.encoder is not None for other in self.columns)
+                try:
+                    pool = EncoderPool.start(column, self.options.encoder_actors, self.options.encoder_gpus, pools)
+                except ValueError as error:
+                    raise IngestFailed(str(error)) from error
                 self._encoders[column.name] = pool
         return self._encoders
 
@@ -289,6 +308,8 @@ class IngestRun:
         except RayTaskError as error:
             self._after_error(step, error)
             return
+        except RayError as error:
+            raise IngestFailed(f"{step.kind} of shard {step.state.shard} of {step.state.split}: {error}") from error
         for stage, seconds in report.seconds.items():
             self._totals.seconds[stage] += seconds
         if isinstance(report, MediaReport):
@@ -301,6 +322,9 @@ class IngestRun:
         self._totals.tried += report.tried
         before = state.ledger["traffic"] if state.ledger else 0
         waiting = report.summary["next_attempt"]
+        if waiting is not None and Cause.THROTTLED in report.summary["pending"]:
+            pause = (datetime.fromisoformat(waiting) - datetime.now(UTC)).total_seconds()
+            self._hold_until = max(self._hold_until, time.monotonic() + min(pause, LONGEST_HOLD_S))
         if not report.committed and waiting is not None:
             delay = (datetime.fromisoformat(waiting) - datetime.now(UTC)).total_seconds()
             self._push("fetch", state, delay)
@@ -316,6 +340,9 @@ class IngestRun:
             pause = min(LONGEST_PAUSE_S, 2.0**step.tries)
             logger.warning("%s: %s; again in %.0f s", where, error.cause, pause)
             self._push(step.kind, step.state, pause, step.tries + 1)
+            return
+        if isinstance(error.cause, MediaGone):
+            logger.error("%s: %s; the shard is left as it is", where, error.cause)
             return
         for reference in self._running:
             ray.cancel(reference, force=True)
@@ -352,5 +379,5 @@ def _context(options: IngestOptions, columns: tuple[Column, ...]) -> JobContext:
         columns=columns,
         processes=options.cpus_per_shard,
         seconds_per_clip=options.seconds_per_clip,
-        source_is_folder=options.kind == "dir" and not options.keep_media,
+        source_is_folder=options.kind == "dir",
     )

@@ -22,7 +22,7 @@ from stores.layout import Store, StoreError
 from stores.ledger import FAILED, FETCHED, PENDING, Ledger, LedgerRow, commit_ledger, ledger_summary, read_ledger
 from stores.shards import write_media_tar
 from stores.spool import Spool
-from stores.storage import ABSENT
+from stores.storage import ABSENT, StorageError
 
 Progress = Callable[..., None]
 
@@ -243,7 +243,7 @@ def _commit(
     """Writes the tar of what is new, then the ledger, which is the commit; then empties the spool."""
     tars = dict(ledger.tars) if ledger else {}
     if policy.keep_media:
-        rows, tars = _write_tar(store, split, shard, rows, tars, spool)
+        rows, tars = _write_tar(store, split, shard, rows, ledger, tars, spool)
     if ledger and list(ledger.rows) == rows:
         summary = ledger_summary(split, shard, rows, tars)
     else:
@@ -254,11 +254,26 @@ def _commit(
 
 
 def _write_tar(
-    store: Store, split: str, shard: int, rows: list[LedgerRow], tars: dict[str, Any], spool: Spool
+    store: Store,
+    split: str,
+    shard: int,
+    rows: list[LedgerRow],
+    ledger: Ledger | None,
+    tars: dict[str, Any],
+    spool: Spool,
 ) -> tuple[list[LedgerRow], dict[str, Any]]:
     """Moves fetched clips from the spool into a further media tar; rows then name it."""
-    held = spool.positions()  # clips of an earlier `--media drop` are nowhere any more
-    new = [row for row in rows if row.status == FETCHED and row.tar is None and row.position in held]
+    held = spool.positions()
+    new = []
+    for row in rows:
+        if row.status == FETCHED and row.tar is None:
+            if row.position in held:
+                new.append(row)
+            elif ledger is None or ledger.rows[row.position].status != FETCHED:
+                raise StorageError(
+                    f"{spool.folder}: another job removed the bytes of {row.key}; they are fetched again"
+                )
+            # else: fetched by an earlier run with --media drop; its bytes are nowhere any more
     if not new:
         return rows, tars
 

@@ -41,12 +41,15 @@ class MediaSource:
         if row.tar is not None:
             assert row.offset is not None and row.media_bytes is not None
             name = f"{self.folder}/{row.tar}"
-            data = self.store.storage.read_range(name, row.offset, row.offset + row.media_bytes)
+            try:
+                data = self.store.storage.read_range(name, row.offset, row.offset + row.media_bytes)
+            except FileNotFoundError as error:
+                raise StorageError(f"{name} is missing, and its ledger names it") from error
             return _checked(data, row, name)
-        if row.origin == "dir" and self.files is not None:
-            return self._file(row, segment)
         if row.position in self._spooled:
             return _checked(self.spool.media(row.position), row, self.spool.folder)
+        if row.origin == "dir" and self.files is not None:
+            return self._file(row, segment)
         raise MediaGone(
             f"{row.key}: its media were not kept ({row.origin}); name its --source dir:… again, or fetch it anew into "
             "another store with --media keep"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -16,6 +17,7 @@ from pipeline.weights import resolve_weights
 # Set by Ray in the entry process of every submitted job.
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 RETRIED = (Cause.GONE, Cause.GONE_HERE, Cause.UNREACHABLE, Cause.UNDECODABLE)  # the causes that fail a clip
+LONGEST_WAIT_S = 30 * 86_400.0
 YOUTUBE_PER_HOUR = 300.0  # what a guest session is given (VIDEO.md section 4)
 
 
@@ -93,11 +95,16 @@ class IngestOptions:
 
     def __post_init__(self) -> None:
         source_kind(self.source)
-        for name in ("fetch_threads", "cpus_per_shard", "window_frames", "frame_size"):
-            if getattr(self, name) < 1:
+        counts = ("fetch_threads", "fetch_shards", "cpus_per_shard", "encoder_actors", "window_frames", "frame_size")
+        for name in counts:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"expected --{name.replace('_', '-')} of at least 1, got {getattr(self, name)}")
-        if self.encoder_gpus <= 0:
-            raise ValueError(f"expected --encoder-gpus above 0, got {self.encoder_gpus}")
+        for name in ("encoder_gpus", "fps", "seconds_per_clip", "retry_delay", "videos_per_hour", "read_timeout"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"expected --{name.replace('_', '-')} above 0, got {value}")
+        if not 0 <= self.wait <= LONGEST_WAIT_S:
+            raise ValueError(f"expected --wait of 0 to {LONGEST_WAIT_S:g} seconds, got {self.wait}")
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(f"expected --max-failed-fraction between 0 and 1, got {self.max_failed_fraction}")
         retried = [name for name in self.retry.split(",") if name and name not in RETRIED]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
@@ -56,6 +57,13 @@ class Spool:
         if len(members) < 2:
             raise StorageError(f"{self._name(position)} holds no media")
         return members[1][1]
+
+    def remove_committed(self, rows: Sequence[LedgerRow]) -> None:
+        """Removes what the ledger's rows know already; what was tried since stays for the next commit."""
+        for position, row in self.rows().items():
+            if position < len(rows) and row.attempts <= rows[position].attempts:
+                self.storage.remove(self._name(position))
+        self.storage.remove_empty_folder(self.folder)
 
     def remove(self) -> None:
         """Empties the spool: the shard's ledger (and columns, where media are dropped) hold all of it now."""

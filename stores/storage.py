@@ -198,6 +198,12 @@ class Storage:
         with contextlib.suppress(FileNotFoundError), self._errors(name):
             self.fs.rm_file(self.path(name))
 
+    def remove_empty_folder(self, name: str) -> None:
+        """Removes a folder that nothing is in (buckets have none); one that somebody has just written to stays."""
+        if self.is_local:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path(name))
+
     def remove_folder(self, name: str) -> None:
         """Removes a folder and all below it; an absent one is no error."""
         with contextlib.suppress(FileNotFoundError), self._errors(name):

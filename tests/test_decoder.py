@@ -144,6 +144,21 @@ def test_an_abandoned_shard_leaves_nothing_for_the_next(decoder: Decoder, clips:
     np.testing.assert_array_equal(found[0][1], here.frames)
 
 
+def test_a_source_that_fails_midway_leaves_no_answer_for_the_next_shard(decoder: Decoder, clips: list[bytes]) -> None:
+    def failing() -> Iterator[DecodeJob]:
+        yield jobs(clips)[3]
+        raise OSError("the store is out of reach")
+
+    with pytest.raises(OSError, match="out of reach"):
+        list(decoder.decode(failing()))
+    found = by_index(decoder.decode(jobs(clips[:2])))
+    for index, (_, frames) in found.items():
+        here = decode_clip(
+            clips[index], start_ms=0, segment_start_ms=0, segment_end_ms=10_000, sample_rate=None, frames=FRAMES
+        )
+        np.testing.assert_array_equal(frames, here.frames)
+
+
 def test_processes_end_with_the_decoder_and_with_their_parent(decoder: Decoder, clips: list[bytes]) -> None:
     list(decoder.decode(jobs(clips[:2])))
     assert len(children()) == 2

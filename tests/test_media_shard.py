@@ -227,6 +227,26 @@ def test_two_jobs_on_one_shard_cannot_overwrite_each_other(store: Store) -> None
     assert len({row.key for row in rows(store)}) == 6
 
 
+def test_bytes_that_another_job_removed_are_fetched_again_and_never_committed_as_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetcher = ScriptedFetcher()
+    put = Spool.put
+
+    def put_then_lose(self: Spool, row, media) -> None:
+        put(self, row, media)
+        if row.position == 2:
+            self.storage.remove("spool/eval/00000/00002.tar")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "put", put_then_lose)
+        with pytest.raises(StorageError, match="removed the bytes"):
+            build(store, fetcher)
+    assert read_ledger(store, "eval", 0) is None
+    assert build(store, fetcher).summary["fetched"] == 6
+    assert fetcher.asked == {**dict.fromkeys(KEYS, 1), KEYS[2]: 2}
+
+
 def test_another_plan_for_the_same_shard_is_refused(store: Store) -> None:
     build(store, ScriptedFetcher())
     with pytest.raises(StoreError, match="other clips"):

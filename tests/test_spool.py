@@ -49,6 +49,14 @@ def test_it_is_empty_before_and_after(spool: Spool) -> None:
     assert spool.storage.list("spool/eval") == []
 
 
+def test_only_what_the_ledger_knows_is_removed(spool: Spool) -> None:
+    rows = [LedgerRow(i, f"k{i}_0", attempts=1) for i in range(3)]
+    spool.put(rows[0], None)
+    spool.put(replace(rows[1], attempts=2), b"newer")
+    spool.remove_committed(rows)
+    assert spool.positions() == {1}
+
+
 def test_damage_is_named(spool: Spool) -> None:
     spool.storage.publish("spool/eval/00012/00003.tar", b"not a tar")
     with pytest.raises(StorageError, match="00003.tar"):

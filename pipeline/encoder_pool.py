@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, ObjectLostError, RayActorError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
 
 from pipeline.column_shard import Embedded, EncoderUnavailable
 from pipeline.columns import Column, EncoderOptions
@@ -108,5 +108,5 @@ class EncoderPool:
         """See `pipeline.column_shard.Encoder`."""
         try:
             return ray.get(handle)
-        except (RayActorError, ActorUnavailableError, ObjectLostError, GetTimeoutError) as error:
+        except (RayActorError, ActorUnavailableError, ObjectLostError) as error:
             raise EncoderUnavailable(f"{type(error).__name__}: {error}") from None

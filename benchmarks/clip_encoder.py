@@ -1,6 +1,6 @@
 """How long does one window of the clip encoder take on a CPU, in which arithmetic, and how many at once are best?
 
-    python benchmarks/clip_encoder.py --threads 1 2 --at-once 1 5
+    python benchmarks/clip_encoder.py --threads 1 2 --at-once 1 5 [--json benchmarks/results/clip_encoder.json]
 
 The peers in the same run are the plain network in float32 (BatchNorms as they are, contiguous) and PyTorch's own
 bfloat16 convolutions. Weights are random: the time does not depend on them.
@@ -8,10 +8,13 @@ bfloat16 convolutions. Weights are random: the time does not depend on them.
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -65,6 +68,7 @@ def main(
     threads: tuple[int, ...] = (1, 2),
     at_once: tuple[int, ...] = (1, 5),
     repeats: int = 3,
+    json_path: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
     """Time the clip encoder and print a table.
 
@@ -73,6 +77,7 @@ def main(
         threads: CPU threads to try.
         at_once: Windows in one pass through the network to try.
         repeats: Runs of each; the best one counts.
+        json_path: Where the figures are written, with hardware and versions.
     """
     units = "with" if has_units_for("bfloat16", torch.device("cpu")) else "without"
     processor = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
@@ -80,6 +85,7 @@ def main(
     print(f"{processor} {units} bfloat16 units")
     print(f"{'':24} threads  at once  wall s/window  cpu s/window")
     timed = candidates(architecture)
+    rows = []
     for count in threads:
         torch.set_num_threads(count)
         for name, run in timed.items():
@@ -87,6 +93,15 @@ def main(
                 windows = torch.randint(0, 256, (batch, FRAMES, SIZE, SIZE, 3), dtype=torch.uint8)
                 wall, cpu = seconds(partial(run, windows), repeats)
                 print(f"{name:24} {count:7} {batch:8} {wall / batch:14.2f} {cpu / batch:13.2f}", flush=True)
+                figures = {"wall_s_per_window": round(wall / batch, 3), "cpu_s_per_window": round(cpu / batch, 3)}
+                rows.append({"what": name, "threads": count, "at_once": batch, **figures})
+    if json_path is not None:
+        setting = {
+            "question": f"seconds a window of {architecture}, {FRAMES}x{SIZE}x{SIZE}, by arithmetic",
+            "hardware": {"processor": f"{processor} {units} bfloat16 units", "cores": torch.get_num_threads()},
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        }
+        json_path.write_text(json.dumps({**setting, "results": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import numpy as np
 import xxhash
 
 from pipeline.columns import CLIP_SECONDS, Column
-from pipeline.decoder import DecodeJob, DecodeOptions, Decoder, DecodeResult
+from pipeline.decode_process import DecodeJob, DecodeOptions, DecodeResult
+from pipeline.decoder import Decoder
 from pipeline.media_source import MediaSource
 from pipeline.segments import Segment
 from stores.layout import Store, StoreError

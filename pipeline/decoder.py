@@ -1,98 +1,21 @@
 """Decoding in processes that can be killed: one clip at a time each, under a time and a memory limit.
 
-A clip whose own process died or ran out of time is tried once more, alone; if that ends the same way it is `crashed`.
-Nothing else that dies counts against a clip.
+A clip whose own process died or ran out of time is tried once more when everything else is done, alone; if that ends
+the same way it is `crashed`. Nothing else that dies counts against a clip.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections import deque
-from collections.abc import Generator, Iterable
-from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator
 
-import numpy as np
+from pipeline.decode_process import DecodeJob, DecodeOptions, DecodeProcess, DecodeResult, first_ready
 
-from pipeline.media import FrameSpec
-
-CRASHES_BEFORE_GIVING_UP = 2
 STARTS_BEFORE_GIVING_UP = 5
-START_SECONDS = 180.0  # for the process itself (it imports torch), on a machine with every core busy
-_SLOTS = 2  # the child fills one slot of frames while the parent still reads the other
-
-
-class DecoderError(Exception):
-    """A bug of ours came up while decoding; the words hold the child's traceback."""
 
 
 class DecoderUnavailable(Exception):  # noqa: N818 - named like the encoder's twin
     """Decode processes end before they are ready to decode: no clip's fault, so the shard is tried again elsewhere."""
-
-
-@dataclass(frozen=True)
-class DecodeOptions:
-    """What every clip of a shard is decoded to, and what a clip may cost.
-
-    Attributes:
-        sample_rate: Hz of the mono sound; None where no column needs sound.
-        frames: None where no column needs pictures.
-        frame_count: frames of a whole clip on the grid.
-        logmel: whether the child computes the log-mel.
-        seconds_per_clip: time limit; beyond it the child is killed.
-        memory_bytes: private memory a clip may take beyond the child's own.
-    """
-
-    sample_rate: int | None
-    frames: FrameSpec | None
-    frame_count: int = 0
-    logmel: bool = False
-    seconds_per_clip: float = 120.0
-    memory_bytes: int = 3 << 30
-
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes of one clip's frames."""
-        return 0 if self.frames is None else self.frame_count * self.frames.size**2 * 3
-
-
-@dataclass(frozen=True)
-class DecodeJob:
-    """One clip: its media (bytes, or a file's path) and where the segment lies in it."""
-
-    index: int
-    key: str
-    media: bytes | str
-    start_ms: int | None
-    segment_start_ms: int
-    segment_end_ms: int
-
-
-@dataclass(frozen=True)
-class DecodeResult:
-    """What became of a job.
-
-    Attributes:
-        status: ok, undecodable or crashed; words say why.
-        facts: flags, decoded milliseconds and stage seconds of an ok clip (see `pipeline.decode_child`).
-        logmel: float16 [400, 64]; None without sound or where not asked for.
-        frames: uint8 [M, size, size, 3], a view that is valid until the next result is asked for; None without.
-    """
-
-    index: int
-    status: str
-    words: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    logmel: np.ndarray | None = None
-    frames: np.ndarray | None = None
 
 
 class Decoder:
@@ -104,7 +27,7 @@ class Decoder:
 
     def __init__(self, options: DecodeOptions, processes: int = 1) -> None:
         self.options = options
-        self._children = [_Child(options) for _ in range(processes)]
+        self._processes = [DecodeProcess(options) for _ in range(processes)]
 
     def decode(self, jobs: Iterable[DecodeJob]) -> Generator[DecodeResult, None, None]:
         """Yields a result for every job, in the order in which they end.
@@ -113,195 +36,93 @@ class Decoder:
             DecoderError: our own code failed on a clip.
             DecoderUnavailable: no process could be started.
         """
-        source = iter(jobs)
+        queue = _Queue(iter(jobs))
         failed_starts = 0
-        again: deque[DecodeJob] = deque()
-        crashes: dict[int, int] = {}
-        busy: list[_Child] = []
         try:
-            for child in self._children:
-                if child.start(next(source, None)):
-                    busy.append(child)
-            while busy:
-                ended = _first_to_end(busy)
-                job, greeted = ended.job, ended.greeted
-                assert job is not None
-                result = ended.finish()
-                if not greeted:
-                    failed_starts += 1
+            while self._hand_out(queue):
+                queue.prepare()  # the next clip's media are read while the processes decode
+                ready = first_ready([process for process in self._processes if process.starting or process.job])
+                if ready.starting:
+                    failed_starts += not ready.greet()
                     if failed_starts > STARTS_BEFORE_GIVING_UP:
-                        raise DecoderUnavailable(ended.last_words)
-                    again.append(job)
-                elif result is None:
-                    crashes[job.index] = crashes.get(job.index, 0) + 1
-                    if crashes[job.index] < CRASHES_BEFORE_GIVING_UP:
-                        again.append(job)
-                    else:
-                        result = DecodeResult(job.index, "crashed", ended.last_words)
-                if not ended.start(again.popleft() if again else next(source, None)):
-                    busy.remove(ended)
-                if result is not None:
-                    yield result
+                        raise DecoderUnavailable(ready.last_words)
+                    continue
+                job = ready.job
+                assert job is not None
+                result = ready.finish()
+                if result is None and queue.suspect(job):
+                    continue
+                self._hand_out(queue)  # before the consumer has its turn: the process need not wait for that
+                yield result or DecodeResult(job.index, "crashed", ready.last_words)
         finally:
             # The consumer or the source gave up: what is under way would answer the next shard's jobs.
-            for child in self._children:
-                if child.job is not None:
-                    child.stop()
+            for process in self._processes:
+                if process.job is not None:
+                    process.stop()
 
     def close(self) -> None:
         """Ends the processes."""
-        for child in self._children:
-            child.stop()
+        for process in self._processes:
+            process.stop()
+
+    def _hand_out(self, queue: _Queue) -> bool:
+        """Gives jobs to idle processes and starts those that are down; returns whether anything is left to do."""
+        for process in self._processes:
+            busy = sum(other.job is not None for other in self._processes)
+            if process.idle and (job := queue.take(busy)) is not None and not process.give(job):
+                queue.put_back(job)
+            if process.down and queue.waiting(busy):
+                process.start()
+        return any(process.job is not None for process in self._processes) or queue.unfinished
 
 
-def _first_to_end(busy: list[_Child]) -> _Child:
-    """Waits for the first child that has answered, died or run out of time."""
-    while True:
-        overdue = min(child.deadline for child in busy) - time.monotonic()
-        ready = wait([child.connection for child in busy], timeout=max(0.0, overdue))
-        for child in busy:
-            if child.connection in ready and child.greets():
-                continue
-            if child.connection in ready or child.deadline <= time.monotonic():
-                return child
+class _Queue:
+    """The jobs of a shard: those that come, then those under suspicion, each of these when no other is under way."""
 
-
-class _Child:
-    """One decode process and the job that it has."""
-
-    def __init__(self, options: DecodeOptions) -> None:
-        self.options = options
-        self.greeted = False
-        self.job: DecodeJob | None = None
-        self.deadline = 0.0
-        self.last_words = ""
-        self._slot = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._memory = os.memfd_create("avlens-frames")
-        os.ftruncate(self._memory, max(mmap.PAGESIZE, _SLOTS * options.slot_bytes))
-        self._frames = np.frombuffer(mmap.mmap(self._memory, 0), np.uint8)
+    def __init__(self, source: Iterator[DecodeJob]) -> None:
+        self._source = source
+        self._next: DecodeJob | None = None
+        self._ended = False
+        self._suspects: deque[DecodeJob] = deque()
+        self._suspected: set[int] = set()
 
     @property
-    def connection(self) -> Connection:
-        return self._connection
+    def unfinished(self) -> bool:
+        """Whether a job is left to be taken."""
+        self.prepare()
+        return self._next is not None or bool(self._suspects)
 
-    def start(self, job: DecodeJob | None) -> bool:
-        """Sends a job, if there is one; starts the process where none is running."""
-        self.job = job
-        if job is None:
-            return False
-        if self._process is None:
-            self._spawn()
-        self._slot = (self._slot + 1) % _SLOTS
-        options = self.options
-        header = {
-            "index": job.index,
-            "path": job.media if isinstance(job.media, str) else None,
-            "start_ms": job.start_ms,
-            "segment_start_ms": job.segment_start_ms,
-            "segment_end_ms": job.segment_end_ms,
-            "sample_rate": options.sample_rate,
-            "frames": None if options.frames is None else asdict(options.frames),
-            "frame_count": options.frame_count,
-            "slot": self._slot,
-        }
-        self.deadline = time.monotonic() + (options.seconds_per_clip if self.greeted else START_SECONDS)
-        try:
-            self._connection.send_bytes(json.dumps(header).encode())
-            if isinstance(job.media, bytes):
-                self._connection.send_bytes(job.media)
-        except OSError:
-            self.deadline = 0.0  # it died between two clips; `finish` sees that and the clip is tried again
-        return True
+    def prepare(self) -> None:
+        """Fetches the next job from the source, where there is room for it."""
+        if self._next is None and not self._ended:
+            self._next = next(self._source, None)
+            self._ended = self._next is None
 
-    def greets(self) -> bool:
-        """Whether what is there to read is a new process's greeting; its clip's time runs from then on."""
-        if self.greeted:
-            return False
-        try:
-            self._connection.recv_bytes()
-        except (EOFError, OSError):
-            self.deadline = 0.0
-            return False
-        self.greeted = True
-        self.deadline = time.monotonic() + self.options.seconds_per_clip
-        return True
+    def waiting(self, busy: int) -> bool:
+        """Whether `take` would give a job while `busy` others are under way."""
+        self.prepare()
+        return self._next is not None or (bool(self._suspects) and busy == 0)
 
-    def finish(self) -> DecodeResult | None:
-        """The answer to the job, None when the process died or ran out of time over it.
-
-        Raises:
-            DecoderError: our own code failed.
-        """
-        assert self.job is not None
-        job, self.job = self.job, None
-        try:
-            if not self._connection.poll(0):
-                raise TimeoutError
-            facts = json.loads(self._connection.recv_bytes())
-            array = self._connection.recv_bytes() if facts.get("array_bytes") else b""
-        except (EOFError, OSError) as error:
-            self._bury(timed_out=isinstance(error, TimeoutError))
+    def take(self, busy: int) -> DecodeJob | None:
+        """The job to do next while `busy` others are under way; None when there is none now."""
+        if not self.waiting(busy):
             return None
-        if facts["index"] != job.index:
-            raise DecoderError(f"{job.key}: the answer is to another job: {facts}")
-        if facts["status"] == "internal":
-            raise DecoderError(f"{job.key}: {facts['words']}")
-        if facts["status"] != "ok":
-            return DecodeResult(job.index, facts["status"], facts["words"])
-        logmel = np.frombuffer(array, np.float16).reshape(-1, 64) if array else None
-        return DecodeResult(job.index, "ok", None, facts, logmel, self._view(facts["frames"]))
+        if self._next is None:
+            return self._suspects.popleft()
+        job, self._next = self._next, None
+        return job
 
-    def stop(self) -> None:
-        """Ends the process at once."""
-        self.job = None
-        if self._process is not None:
-            self._connection.close()
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-            self.greeted = False
-
-    def _view(self, count: int) -> np.ndarray | None:
-        spec = self.options.frames
-        if spec is None or count == 0:
-            return None
-        start = self._slot * self.options.slot_bytes
-        used = self._frames[start : start + count * spec.size**2 * 3]
-        return used.reshape(count, spec.size, spec.size, 3)
-
-    def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "pipeline.decode_child"]
-        command += ["--socket", str(theirs.fileno()), "--frames", str(self._memory), "--parent", str(os.getpid())]
-        command += ["--data-limit", str(self.options.memory_bytes)]
-        command += ["--logmel"] if self.options.logmel else []
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()}
-        with theirs:
-            self._process = subprocess.Popen(
-                command, pass_fds=(theirs.fileno(), self._memory), stdin=subprocess.DEVNULL, env=environment
-            )
-        self._connection = Connection(ours.detach())
-
-    def _bury(self, timed_out: bool) -> None:
-        """Makes sure that the process is gone and keeps why as the clip's last words."""
-        process = self._process
-        assert process is not None
-        if timed_out:
-            self.last_words = f"decoding took more than {self.options.seconds_per_clip:g} s"
-            process.kill()
-            process.wait()
+    def put_back(self, job: DecodeJob) -> None:
+        """Takes a job back that was not begun."""
+        if self._next is None and job.index not in self._suspected:
+            self._next = job
         else:
-            try:
-                code = process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = process.wait()
-            self.last_words = f"the decode process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
-        self.stop()
+            self._suspects.appendleft(job)
 
-
-def _python_path() -> str:
-    """Where this very copy of the project lies first: a job's working directory is a copy of its own."""
-    root = str(Path(__file__).resolve().parents[1])
-    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    def suspect(self, job: DecodeJob) -> bool:
+        """Notes that a job's process did not survive it; returns whether it is tried again."""
+        if job.index in self._suspected:
+            return False
+        self._suspected.add(job.index)
+        self._suspects.append(job)
+        return True

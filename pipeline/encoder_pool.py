@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, ObjectStoreFullError, RayActorError, RayTaskError
 
 from pipeline.column_shard import Embedded, EncoderUnavailable
 from pipeline.columns import Column, EncoderOptions
@@ -48,14 +48,21 @@ class ClipEncoderServer:
         self.name = torch.cuda.get_device_name(self.device) if on_gpu else f"cpu, {CPU_THREADS} threads"
 
     def encode(self, frames: np.ndarray) -> Embedded:
-        """Embeds one clip's frames, uint8 [M, size, size, 3]. One clip a call: the shape is always the same."""
+        """Embeds one clip's frames, uint8 [M, size, size, 3]. One clip a call: the shape is always the same.
+
+        Raises:
+            EncoderUnavailable: the device's memory is taken by somebody else.
+        """
         import torch
 
         from models.clip_encoder import split_windows
 
         began = time.perf_counter()
         windows, _ = split_windows(frames, self.options.window_frames, self.options.windows)
-        embedding = self.encoder(torch.from_numpy(windows)).cpu().numpy()
+        try:
+            embedding = self.encoder(torch.from_numpy(windows)).cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise EncoderUnavailable(f"{self.name}: {error}") from None
         return Embedded(embedding, time.perf_counter() - began, self.name)
 
 
@@ -102,7 +109,10 @@ class EncoderPool:
     def submit(self, frames: np.ndarray) -> Any:
         """See `pipeline.column_shard.Encoder`. Ray copies the frames into its object store before this returns."""
         self._next = (self._next + 1) % len(self.actors)
-        return self.actors[self._next].encode.remote(frames)
+        try:
+            return self.actors[self._next].encode.remote(frames)
+        except ObjectStoreFullError as error:
+            raise EncoderUnavailable(f"{type(error).__name__}: {error}") from None
 
     def result(self, handle: Any) -> Embedded:
         """See `pipeline.column_shard.Encoder`."""
@@ -110,3 +120,7 @@ class EncoderPool:
             return ray.get(handle)
         except (RayActorError, ActorUnavailableError, ObjectLostError) as error:
             raise EncoderUnavailable(f"{type(error).__name__}: {error}") from None
+        except RayTaskError as error:
+            if isinstance(error.cause, EncoderUnavailable):
+                raise EncoderUnavailable(*error.cause.args) from None
+            raise

@@ -25,7 +25,8 @@ from rich.console import Console
 from pipeline.clip import Fetcher, FetchOptions
 from pipeline.column_shard import ColumnReport, EncoderUnavailable, build_column_shards
 from pipeline.columns import Column
-from pipeline.decoder import DecodeOptions, Decoder, DecoderUnavailable
+from pipeline.decode_process import DecodeOptions
+from pipeline.decoder import Decoder, DecoderUnavailable
 from pipeline.encoder_pool import EncoderPool
 from pipeline.failures import Cause
 from pipeline.fetch import open_source
@@ -112,10 +113,16 @@ def _fetcher(source: str, options: FetchOptions) -> Fetcher:
     return open_source(source, options)
 
 
-@functools.lru_cache(maxsize=2)
+_decoders: dict[tuple[DecodeOptions, int], Decoder] = {}
+
+
 def _decoder(options: DecodeOptions, processes: int) -> Decoder:
-    """Decode processes live as long as their worker: each takes seconds to start."""
-    return Decoder(options, processes)
+    """The decoder of this worker process, kept from shard to shard: its processes take seconds to start."""
+    if (options, processes) not in _decoders:
+        while _decoders:
+            _decoders.popitem()[1].close()
+        _decoders[options, processes] = Decoder(options, processes)
+    return _decoders[options, processes]
 
 
 @ray.remote(num_cpus=0, max_retries=-1, scheduling_strategy="SPREAD")
@@ -218,7 +225,10 @@ class IngestRun:
         total = summarise(self._states, self.columns)
         total.seconds, total.tried, total.decoded = self._totals.seconds, self._totals.tried, self._totals.decoded
         total.traffic, total.wall_s = self._totals.traffic, time.monotonic() - began
-        total.check()
+        try:
+            total.check()
+        except AssertionError as error:
+            raise IngestFailed(f"the account does not add up, which is a bug: {error}") from error
         return total
 
     # ---------------------------------------------------------------- queueing
@@ -362,7 +372,8 @@ def _context(options: IngestOptions, columns: tuple[Column, ...]) -> JobContext:
         retry=options.retry_causes,
         retry_delay_s=options.retry_delay,
         wait_s=options.wait,
-        per_hour=options.per_hour,
+        # Each shard under way paces itself, so together they keep within the budget.
+        per_hour=options.per_hour and options.per_hour / (options.fetch_shards or 1),
     )
     fetch = FetchOptions(
         proxy=options.proxy,

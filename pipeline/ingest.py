@@ -45,8 +45,12 @@ def main() -> int:
     except (ValueError, StorageError) as error:
         print(f"ingest: {error}", file=sys.stderr)
         return EXIT_USAGE
-    if work:  # a finished store is told about at once, without starting a cluster
-        ray.init()
+    try:
+        if work:  # a finished store is told about at once, without starting a cluster
+            ray.init()
+    except (ConnectionError, TimeoutError, RuntimeError) as error:
+        print(f"ingest: Ray cannot be reached: {error}", file=sys.stderr)
+        return EXIT_INTERNAL
     try:
         summary = run.run()
     except IngestFailed as error:

@@ -38,3 +38,14 @@ def two_nodes() -> Iterator[Cluster]:
 def small_clips(tmp_path_factory: pytest.TempPathFactory) -> SmallClips:
     """Twelve short clips with a list in AudioSet's form, made once."""
     return make_small_clips(tmp_path_factory.mktemp("clips"), 12)
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Small inputs gain nothing from threads, which spin where the tests share their cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

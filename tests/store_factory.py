@@ -218,3 +218,11 @@ def _meta(row: ManifestRow) -> dict[str, Any]:
     names = ("key", "ytid", "start_ms", "end_ms", "has_audio", "has_video", "mute", "still", "short", "decoded_ms")
     meta = {name: getattr(row, name) for name in (*names, "real_rows") if getattr(row, name) is not None}
     return {**meta, "mids": list(row.mids), "labels": list(row.labels)}
+
+
+def column_tars(store: Path) -> dict[str, str]:
+    """Every column tar's path below the store and the sha256 of its bytes."""
+    return {
+        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(store.glob("features/*/*/*.tar"))
+    }

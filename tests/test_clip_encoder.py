@@ -15,14 +15,7 @@ from torch import Tensor, nn
 from models.clip_encoder import ClipEncoder, FactoredConv3d, split_windows
 from models.r2plus1d import ARCHITECTURES, build_network, load_state, random_state
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small inputs gain nothing from threads, which spin where the tests share their cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def trained_looking_state(name: str) -> dict[str, Tensor]:

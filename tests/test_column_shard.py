@@ -17,7 +17,8 @@ from scripted_fetcher import ScriptedFetcher, segments
 
 from pipeline.column_shard import Embedded, EncoderUnavailable, build_column_shards
 from pipeline.columns import Column, EncoderOptions, build_columns
-from pipeline.decoder import DecodeOptions, Decoder
+from pipeline.decode_process import DecodeOptions
+from pipeline.decoder import Decoder
 from pipeline.media_shard import FetchPolicy, build_media_shard
 from pipeline.media_source import MediaGone, MediaSource
 from pipeline.weights import resolve_weights

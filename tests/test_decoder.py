@@ -14,7 +14,8 @@ import psutil
 import pytest
 from media_factory import Audio, Video, write_media
 
-from pipeline.decoder import DecodeJob, DecodeOptions, Decoder, DecodeResult
+from pipeline.decode_process import DecodeJob, DecodeOptions, DecodeResult
+from pipeline.decoder import Decoder
 from pipeline.media import FrameSpec, decode_clip
 
 FRAMES = FrameSpec(fps=10, size=64)
@@ -173,3 +174,24 @@ def test_a_reader_thread_is_not_needed(decoder: Decoder, clips: list[bytes]) -> 
     before = threading.active_count()
     list(decoder.decode(jobs(clips)))
     assert threading.active_count() == before
+
+
+def test_a_suspect_is_tried_again_last_and_alone(clips: list[bytes], tmp_path: Path) -> None:
+    pipe = tmp_path / "hang.mp4"
+    os.mkfifo(pipe)
+    decoder = Decoder(DecodeOptions(16_000, FRAMES, 100, seconds_per_clip=1.0), processes=2)
+    list(decoder.decode(jobs(clips)))  # both are ready
+    many = [str(pipe), *(20 * clips)]
+    order, under_way = [], []
+    try:
+        for result in decoder.decode(jobs(many)):
+            order.append(result.index)
+            under_way.append([process.job.index for process in decoder._processes if process.job is not None])
+    finally:
+        decoder.close()
+    assert sorted(order) == list(range(len(many)))
+    assert order[-1] == 0
+    first_try_ended = next(i for i, others in enumerate(under_way) if 0 not in others)
+    assert under_way[first_try_ended]  # others went on meanwhile
+    assert all(0 not in others or others == [0] for others in under_way[first_try_ended:])
+    assert under_way[-2] == [0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.r2plus1d import ARCHITECTURES, build_network, load_state, random_state
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small inputs gain nothing from threads, which spin where the tests share their cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def published_names_and_shapes(shared_data: Path) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import time
 from collections import Counter
@@ -15,19 +14,12 @@ import webdataset as wds
 from ray.util.state import list_tasks
 from ray_cluster import BIN, Cluster, run_ingest
 from small_clips import SmallClips, write_list
+from store_factory import column_tars
 
 from pipeline.loopback import LoopbackServer, Route, html_page
 
 SMALL_ENCODER = ["--encoder-weights", "random:0", "--window-frames", "4", "--fps", "4", "--frame-size", "32"]
 BOTH = ["--columns", "logmel,r2plus1d_18", *SMALL_ENCODER]
-
-
-def column_tars(store: Path) -> dict[str, str]:
-    """Every column tar's path below the store and the sha256 of its bytes."""
-    return {
-        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(store.glob("features/*/*/*.tar"))
-    }
 
 
 def ledger(store: Path, split: str = "mine") -> dict[str, dict]:

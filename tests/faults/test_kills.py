@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import subprocess
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray_cluster import Cluster, cluster, ingest_command, processes, run_ingest
 from small_clips import SmallClips
+from store_factory import column_tars
 
 from pipeline.loopback import LoopbackServer
 from stores.layout import Store
@@ -32,13 +32,6 @@ OPTIONS = [
 def arguments(clips: SmallClips, server: LoopbackServer, store: Path) -> list[str]:
     source = f"http:{server.url}/{{ytid}}.mp4"
     return ["--segments", f"mine={clips.csv}", "--source", source, "--store", str(store), *OPTIONS]
-
-
-def column_tars(store: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(store.glob("features/*/*/*.tar"))
-    }
 
 
 def live_tars(store: Path) -> dict[str, str]:

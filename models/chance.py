@@ -81,7 +81,7 @@ def permutation_chance(
 
 
 def _counts_of_every_score(scores: np.ndarray) -> np.ndarray:
-    """int64 [2, n, C]: how many clips score ≥ and > each score in its class. Shuffled labels only pick others of them."""
+    """int64 [2, n, C]: how many clips score ≥ and > each score in its class; shuffled labels pick others of these."""
     clips, size = scores.shape
     everything = Positives(np.tile(np.arange(size), clips), scores.ravel(), size)
     return local_counts(scores, everything)[:, :-1].reshape(2, clips, size)

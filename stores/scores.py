@@ -1,8 +1,8 @@
 """Per-clip scores as one Parquet file: every table of metrics can be made again from it without the model.
 
-A row per clip: `key`, `scores` (float32, one for each class: logits, not rounded) and `labels` (class indices, as in plan
-and manifest). The key-value metadata `avlens` says as JSON what the scores are of. Any Parquet tool reads it; a file is
-visible whole or not at all, and equal content gives equal bytes.
+A row per clip: `key`, `scores` (float32 for each class: logits, not rounded) and `labels` (indices of the classes
+that are true, as in plan and manifest). The key-value metadata `avlens` says as JSON what the scores are of. Any
+Parquet tool reads it; a file is visible whole or not at all, and equal content gives equal bytes.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def check_against_sklearn(scores: np.ndarray, targets: np.ndarray) -> Metrics:
     found = evaluate(scores, targets)
     np.testing.assert_allclose(found.ap, ap, **EXACT)
     np.testing.assert_allclose(found.auc, auc, **EXACT)
-    np.testing.assert_allclose(found.dprime, np.sqrt(2) * scipy.stats.norm.ppf(auc), rtol=1e-12)
+    np.testing.assert_allclose(found.dprime, np.sqrt(2) * scipy.stats.norm.ppf(auc), rtol=1e-12, atol=1e-12)
     assert found.positives.tolist() == targets.sum(axis=0).tolist()
     return found
 
@@ -81,6 +82,23 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 @settings(deadline=None)
 def test_equals_sklearn_on_small_hard_cases(case: tuple[np.ndarray, np.ndarray]) -> None:
     check_against_sklearn(*case)
+
+
+def test_thousands_of_tied_positives_add_up_without_an_error_that_grows() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.random(20_000) < 0.3
+    scores = np.round(rng.normal(size=20_000) + targets).astype(np.float32)
+    found = evaluate(scores[:, None], targets[:, None])
+    ap = auc = Fraction(0)
+    positives, negatives = int(targets.sum()), int((~targets).sum())
+    for value in np.unique(scores):
+        here = int((targets & (scores == value)).sum())
+        ap += here * Fraction(int((targets & (scores >= value)).sum()), int((scores >= value).sum()))
+        auc += here * (
+            int((~targets & (scores < value)).sum()) + Fraction(int((~targets & (scores == value)).sum()), 2)
+        )
+    assert abs(Fraction(found.ap[0]) - ap / positives) < 2.3e-16
+    assert abs(Fraction(found.auc[0]) - auc / (positives * negatives)) < 1.2e-16
 
 
 def test_by_hand() -> None:

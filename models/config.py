@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import types
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -95,7 +94,7 @@ def _is_a(value: Any, hint: Any) -> bool:
         return hint is bool
     if hint is float:
         return isinstance(value, int | float) and math.isfinite(value)
-    return isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and isinstance(value, hint)
+    return isinstance(value, hint)
 
 
 def _name_of(hint: Any) -> str:

@@ -14,7 +14,6 @@ from models.scores import at_least_float32, mix_scores, without_autocast
 EMBEDDING = 1024  # length of a frame's vector after the convolutions, at width 1
 BLOCKS = 2
 MEL_BINS_PER_COLUMN = 32  # the five poolings of the conv stack halve the bins each
-FRAMES_PER_ROW = 4  # and two of them the frames
 
 # Of each two convolutions: their channels at width 1, and the pooling (time, bins) after the second.
 _STAGES = ((32, (2, 2)), (64, (2, 2)), (128, (1, 2)), (256, (1, 2)), (512, (1, 2)))

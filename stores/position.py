@@ -49,7 +49,7 @@ class Position:
                 f"expected a position in this order of these samples, got one with {'; '.join(differ)}: go on with the "
                 "manifests, columns, splits, order and seed that it was made with, or start anew without a position"
             )
-        if not (0 <= self.epoch and 0 <= self.offset < order.epoch_size):
+        if not (self.epoch >= 0 and 0 <= self.offset < order.epoch_size):
             raise ValueError(
                 f"expected epoch >= 0 and an offset in [0, {order.epoch_size}), got {self.epoch} and {self.offset}"
             )

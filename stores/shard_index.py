@@ -167,4 +167,3 @@ def _check_places(places: np.ndarray, size: int, spec: Spec) -> None:
 def _sums(summary: Mapping[str, Any]) -> np.ndarray:
     sums = summary["sums"]
     return np.array([sums["count"], *sums["total"], *sums["squares"]], np.float64)
-

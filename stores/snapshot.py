@@ -158,7 +158,9 @@ def _plans(store: Store, splits: Sequence[str]) -> tuple[int, tuple[tuple[str, s
         planned += summary["segments"]
         lists[split] = tuple(class_names(summary))
     if len(set(lists.values())) > 1:
-        raise StoreError(f"expected splits with one class list, got different ones: {', '.join(lists)}; read them apart")
+        raise StoreError(
+            f"expected splits with one class list, got different ones: {', '.join(lists)}; read them apart"
+        )
     return planned, lists[splits[0]]
 
 
@@ -214,7 +216,7 @@ def _join(
     lists = [pa.array([], pa.list_(pa.int16())), *(shard.labels for shard in shards)]
     labels = pa.concat_arrays(lists).filter(pa.array(first))
     values = labels.flatten().to_numpy()
-    if len(values) and not (0 <= values.min() and values.max() < len(classes)):
+    if len(values) and not (values.min() >= 0 and values.max() < len(classes)):
         raise StoreError(f"expected class indices below {len(classes)}, got {values.min()} to {values.max()}")
     flags = {
         name: np.concatenate([np.empty(0, bool), *(shard.flags[name] for shard in shards)])[first] for name in FLAGS
@@ -306,7 +308,7 @@ def _columns(
 def _counts(specs: Sequence[Spec], found: _Found, planned: int) -> dict[str, dict[str, int]]:
     counts = {}
     for spec in specs:
-        total = Counter({status: 0 for status in (OK, UNDECODABLE, CRASHED)})
+        total = Counter(dict.fromkeys((OK, UNDECODABLE, CRASHED), 0))
         for indices in found.values():
             if spec.column in indices:
                 total.update(indices[spec.column].counts)

@@ -126,7 +126,9 @@ def read_columns(data: bytes, name: str, columns: Sequence[str]) -> tuple[pa.Tab
         missing = set(columns) - set(file.schema_arrow.names)
         if missing:
             raise ValueError(f"no column {', '.join(sorted(missing))}")
-        return file.read(columns=list(columns), use_threads=False), dict(json.loads(file.metadata.metadata[METADATA_KEY]))
+        return file.read(columns=list(columns), use_threads=False), dict(
+            json.loads(file.metadata.metadata[METADATA_KEY])
+        )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{name} is not a readable table of this store: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from stores.position import Position
 
 @dataclass(frozen=True)
 class Batch:
-    """n samples of the global sequence, side by side; fewer than asked for where `missing`, `short` or `padding` says so.
+    """n samples of the global sequence; fewer than asked for where `missing`, `short` or `padding` says so.
 
     Attributes:
         keys: n of them.
@@ -57,6 +57,10 @@ class Batch:
         hot = np.zeros((len(self), classes), bool)
         hot[self.label_rows(), self.labels] = True
         return hot
+
+    def without_arrays(self) -> Batch:
+        """The same batch with empty `arrays`, so that their memory is free."""
+        return replace(self, arrays={})
 
     def label_rows(self) -> np.ndarray:
         """int64, for each of `labels` the sample that has it."""

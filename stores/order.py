@@ -1,7 +1,7 @@
 """Sample orders: endless sequences of sample numbers, each a pure function of (the samples, seed, epoch).
 
-An order knows nothing of ranks, workers or batches: whoever reads takes a range of it. Nothing here keeps state; what is
-remembered between calls is what has been computed already.
+An order knows nothing of ranks, workers or batches: whoever reads takes a range of it. Nothing here keeps state; what
+is remembered between calls is what has been computed already.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def permutation(count: int, *words: int) -> np.ndarray:
 def splitmix64(state: int, count: int) -> np.ndarray:
     """The first numbers of the generator SplitMix64 from a state, uint64 [count].
 
-    Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, figure 17 (variant 13).
+    Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, section 5.
     """
     numbers = np.arange(1, count + 1, dtype=np.uint64)
     numbers *= np.uint64(0x9E3779B97F4A7C15)

@@ -142,7 +142,7 @@ class Reader:
         return count // self.batch_size if self._drop_last else -(-count // self.batch_size)
 
     def _numbers(self) -> Iterator[int]:
-        """The numbers of this rank's batches. The world size divides a run of batches into rounds, one for each rank."""
+        """The numbers of this rank's batches: one of each round of as many batches as there are ranks."""
         number = self.first_number + (self.rank - self.first_number) % self.world_size
         done, rounds = 0, self.rounds
         while rounds is None or done < rounds:

@@ -76,7 +76,7 @@ class Snapshot:
         storage: the store's.
         splits: their names.
         columns: in the order asked for.
-        digest: 16 hex digits that follow from splits, columns and the content of every tar; not from where the store is.
+        digest: 16 hex digits; follows from splits, columns and the content of every tar, not from where the store is.
         classes: (mid, display name) by class index.
         keys: `S` [N], UTF-8.
         shards: int32 [N], numbers the planned shard of each sample through all splits.

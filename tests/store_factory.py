@@ -226,6 +226,8 @@ def column_tars(store: Path) -> dict[str, str]:
         str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(store.glob("features/*/*/*.tar"))
     }
+
+
 # ---------------------------------------------------------------- larger stores of small arrays, for the reader
 
 SMALL_LOGMEL = Spec("logmel", "logmel", (4, 3), "float16", {"logmel": {"n_mels": 3}})

@@ -1,0 +1,174 @@
+"""One optimiser step over a fixed list of groups, whichever ranks they are on.
+
+A step's batch is cut into groups of consecutive samples. A rank computes its own groups one by one; gradients, loss and
+BatchNorm statistics are added up over ranks, and divided by what they are the sum of only then. So the step does not
+depend on how many ranks there are, but for the rounding of sums taken in another order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Optimizer
+
+from models.ranks import Ranks
+from models.recogniser import Recogniser
+from pipeline.augment import mixup, random_of, spec_augment
+from pipeline.batchnorm import GroupStatistics
+
+DROPOUT, AUGMENT = 1, 2  # what a random stream is for
+
+
+class NonFiniteLoss(Exception):  # noqa: N818 - the end of a run
+    """The loss or a gradient is NaN or infinite; the words say in which step. Positional arguments only."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some consecutive samples of a step.
+
+    Attributes:
+        number: in the global sequence of groups.
+        inputs: by the model's columns, [n, …] on its device; n may be 0 where all samples are left out.
+        targets: [n, classes], 0 or 1.
+    """
+
+    number: int
+    inputs: dict[str, Tensor]
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step measured, over all ranks: mean loss, norm of the gradient, clips that it saw."""
+
+    loss: float
+    gradient_norm: float
+    clips: int
+
+
+@dataclass(frozen=True)
+class StepRules:
+    """How a step is taken.
+
+    Attributes:
+        seed: of dropout and augmentation; what a group draws follows from seed, step and group alone.
+        learning_rate, warmup, steps: see `learning_rate_of`.
+        autocast: arithmetic of the forward pass, None for that of the weights.
+        mixup: α, 0 for none.
+        spec_augment: whether stripes of the log-mels are left out.
+    """
+
+    seed: int
+    learning_rate: float
+    warmup: int
+    steps: int
+    autocast: torch.dtype | None = None
+    mixup: float = 0.0
+    spec_augment: bool = False
+
+
+def learning_rate_of(step: int, rules: StepRules) -> float:
+    """The learning rate of a step, counted from 0: linear up over `warmup` steps, then linear down to 0 at `steps`."""
+    if step < rules.warmup:
+        return rules.learning_rate * (step + 1) / rules.warmup
+    return rules.learning_rate * (rules.steps - step) / max(1, rules.steps - rules.warmup)
+
+
+class TrainingStep:
+    """Takes steps.
+
+    Args:
+        model: in training mode, equal on every rank.
+        optimizer: over its parameters, equal on every rank.
+    """
+
+    def __init__(self, model: Recogniser, optimizer: Optimizer, ranks: Ranks, rules: StepRules) -> None:
+        self.model, self.optimizer, self.ranks, self.rules = model, optimizer, ranks, rules
+        self._statistics = GroupStatistics(model)
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._tally = torch.zeros(3, dtype=torch.float64, device=self._parameters[0].device)
+
+    def __call__(self, step: int, groups: Iterable[Group]) -> StepResult:
+        """Takes a step.
+
+        Args:
+            step: its number, from 0.
+            groups: this rank's share of the step's groups, which may be none.
+
+        Raises:
+            NonFiniteLoss: the weights are as they were before.
+            PeerLost: another rank is gone.
+        """
+        self.optimizer.zero_grad(set_to_none=False)
+        self._tally.zero_()  # sum of losses, clips, groups
+        with self._statistics.step():
+            for group in groups:
+                if len(group.targets):
+                    self._add(step, group)
+        sums = self._add_up()
+        loss_sum, clips, count = self._tally.tolist()
+        if not clips:
+            raise NonFiniteLoss(f"step {step}: no clip is left of its batch: every one is in a damaged shard")
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        torch._foreach_div_(gradients, clips)
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+        if not (math.isfinite(loss_sum) and math.isfinite(norm)):
+            raise NonFiniteLoss(
+                f"step {step}: the loss is {loss_sum / clips:g} and the gradient's norm {norm:g}; the weights of the last "
+                "checkpoint are sound: lower --learning-rate, or look at the data with `python -m stores verify`"
+            )
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = learning_rate_of(step, self.rules)
+        self.optimizer.step()
+        self._statistics.update(sums, int(count))
+        return StepResult(loss_sum / clips, norm, int(clips))
+
+    def _add(self, step: int, group: Group) -> None:
+        """Adds a group's gradients, loss and statistics to this rank's."""
+        rules = self.rules
+        random = random_of(rules.seed, step, group.number, AUGMENT)
+        inputs, targets = group.inputs, group.targets
+        if rules.spec_augment and "logmel" in inputs:
+            inputs = {**inputs, "logmel": spec_augment(inputs["logmel"], random)}
+        if rules.mixup:
+            inputs, targets = mixup(inputs, targets, rules.mixup, random)
+        # Dropout draws from torch's default generators, of which the seed sets every device's.
+        torch.manual_seed(int(random_of(rules.seed, step, group.number, DROPOUT).integers(2**63)))
+        with torch.autocast(targets.device.type, dtype=rules.autocast, enabled=rules.autocast is not None):
+            heads = self.model.forward_heads(inputs)
+        loss = torch.stack(
+            [weight * _loss(heads[name], targets) for name, weight in self.model.head_weights.items()]
+        ).sum()
+        loss.backward()
+        self._statistics.add_group()
+        self._tally += torch.stack(
+            [loss.detach().double(), loss.new_tensor(len(targets)).double(), loss.new_ones(()).double()]
+        )
+
+    def _add_up(self) -> list[Tensor]:
+        """Adds gradients and tally over ranks, in place; returns the sums of the statistics over ranks."""
+        sums = self._statistics.sums
+        if self.ranks.size == 1:
+            return sums
+        for parameter in self._parameters:
+            if parameter.grad is None:  # this rank had no group
+                parameter.grad = torch.zeros_like(parameter)
+        tensors = [parameter.grad for parameter in self._parameters if parameter.grad is not None] + sums
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        self.ranks.add(flat)
+        self.ranks.add(self._tally)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+        return sums
+
+
+def _loss(scores: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy, summed over clips and averaged over classes."""
+    summed = F.binary_cross_entropy_with_logits(scores, targets.to(scores.dtype), reduction="sum")
+    return summed / scores.shape[1]

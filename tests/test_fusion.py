@@ -149,6 +149,10 @@ def test_blending_heads_send_back_their_own_gradient_unbalanced() -> None:
         model = small_model("mid1", blending=True, balance_gradients=balanced, dropout=0.0).double()
         heads = model.forward_heads(clips)
         (heads["audio"].sum() + 3 * heads["visual"].sum()).backward()
+        reached = {
+            name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()
+        }
+        assert reached == {"convs", "transform", "audio_pooling", "visual_pooling"}
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert gradients[0].abs().max() > 1e-3
     assert torch.equal(gradients[0], gradients[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scipy.special
 import torch
 import torchvision
@@ -49,6 +50,18 @@ def test_size_is_as_published_and_twenty_five_steps_are_kept() -> None:
         maps = model.stages(model.stem(torch.empty(2, 1, 400, 64)))
     assert sum(parameter.numel() for parameter in model.parameters()) == 25_661_406
     assert maps.shape == (2, 2048, 25, 4)
+
+
+def test_convolutions_start_as_he_and_others_have_it_by_what_they_give() -> None:
+    """A standard deviation of √(2 / (kernel area × channels out)), as the released code has it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ResNet50(ResNetConfig(width=0.25, classes=2))
+    last = model.stages[3]
+    for convolution in (model.stem[0], last[0].conv1, last[0].conv2, last[0].downsample[0]):  # type: ignore[index, union-attr]
+        area = convolution.kernel_size[0] ** 2
+        expected = (2 / (area * convolution.out_channels)) ** 0.5
+        assert convolution.weight.std().item() / expected == pytest.approx(1, rel=0.1)
 
 
 def test_head_equals_numpy() -> None:

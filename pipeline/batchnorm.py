@@ -31,7 +31,8 @@ class GroupStatistics:
         if any(norm.momentum is None for norm in self._norms):
             raise ValueError("expected BatchNorms with a momentum, got one with a cumulative average")
         self._momenta = [float(norm.momentum or 0.0) for norm in self._norms]
-        self._running = [buffer for norm in self._norms for buffer in (norm.running_mean, norm.running_var)]
+        running = [buffer for norm in self._norms for buffer in (norm.running_mean, norm.running_var)]
+        self._running = [buffer for buffer in running if buffer is not None]
         self._counts = [norm.num_batches_tracked for norm in self._norms]
         self._before: list[Tensor] = []
         self.sums: list[Tensor] = []

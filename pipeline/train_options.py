@@ -42,13 +42,13 @@ class TrainOptions:
     batch_size: int = 300
     """Clips of a step, over all workers together."""
     group_size: int | None = None
-    """Clips that go through the model at once: BatchNorm's batch. Default: the largest divisor of the batch up to 50."""
+    """Clips that go through the model at once: BatchNorm's batch. Default: the batch's largest divisor up to 50."""
     seed: int = 15_213
     """Of weights, order, dropout and augmentation."""
     learning_rate: float = 4e-4
     """Adam's, at its highest."""
     warmup: int | None = None
-    """Steps over which it rises; then it falls linearly to 0. Default: 1000, or a tenth of the steps if that is less."""
+    """Steps over which it rises; then it falls linearly to 0. Default: 1000, at most a tenth of the steps."""
     order: str = "balanced"
     """balanced (a clip of each class in turn), uniform, windowed (for remote stores) or sequential."""
     mixup: float = 0.0
@@ -147,8 +147,8 @@ def absolute_paths(options: TrainOptions, environment: dict[str, str] | None = N
             continue
         if in_job:
             raise ValueError(
-                f"--{name} {path} is relative, and a job's working directory is a throw-away copy: give an absolute path "
-                "that every node sees, or a URI such as s3://…"
+                f"--{name} {path} is relative, and a job's working directory is a throw-away copy: give an absolute "
+                "path that every node sees, or a URI such as s3://…"
             )
         changes[name] = os.path.abspath(path)
     return replace(options, **changes)

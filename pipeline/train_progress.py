@@ -47,7 +47,7 @@ class TrainProgress:
             self._bar.stop()
 
     def update(self, latest: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> None:
-        """Shows the latest step (`step`, `loss`, `clips_per_s`; empty before the first) and what is new in evaluations."""
+        """Shows the latest step (`step`, `loss`, `clips_per_s`; empty before the first) and new evaluations."""
         for line in evaluations[self._evaluations :]:
             self._say(_evaluation(line))
         self._evaluations = max(self._evaluations, len(evaluations))

@@ -114,8 +114,8 @@ def _start(options: TrainOptions, folder: RunFolder, data: SplitReader, numbers:
         return _State(model, optimizer, 0, None, None)
     if last.columns != data.columns:
         raise ValueError(
-            f"{options.out} was trained on {dict(last.columns)}, and the store now gives {data.columns}: name the columns "
-            "with --columns, or give another --out"
+            f"{options.out} was trained on {dict(last.columns)}, and the store now gives {data.columns}: name the "
+            "columns with --columns, or give another --out"
         )
     model.load_state_dict(dict(last.weights))
     optimizer.load_state_dict(last.trainer["optimizer"])
@@ -244,7 +244,11 @@ class _Run:
             },
             options=self.options.decisive(),
             metrics=_measured(metrics),
-            versions={"python": platform.python_version(), "torch": torch.__version__, "avlens": version("avlens")},
+            versions={
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "avlens": version("avlens"),
+            },
             trainer={"optimizer": optimizer, "position": state.position.to_dict(), "best": state.best},
         )
 

@@ -120,8 +120,8 @@ class TrainingStep:
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
         if not (math.isfinite(loss_sum) and math.isfinite(norm)):
             raise NonFiniteLoss(
-                f"step {step}: the loss is {loss_sum / clips:g} and the gradient's norm {norm:g}; the weights of the last "
-                "checkpoint are sound: lower --learning-rate, or look at the data with `python -m stores verify`"
+                f"step {step}: the loss is {loss_sum / clips:g} and the gradient's norm {norm:g}; the weights of the "
+                "last checkpoint are sound: lower --learning-rate, or look at the data with `python -m stores verify`"
             )
         for settings in self.optimizer.param_groups:
             settings["lr"] = learning_rate_of(step, self.rules)
@@ -142,14 +142,13 @@ class TrainingStep:
         torch.manual_seed(int(random_of(rules.seed, step, group.number, DROPOUT).integers(2**63)))
         with torch.autocast(targets.device.type, dtype=rules.autocast, enabled=rules.autocast is not None):
             heads = self.model.forward_heads(inputs)
-        loss = torch.stack(
-            [weight * _loss(heads[name], targets) for name, weight in self.model.head_weights.items()]
-        ).sum()
+        losses = [weight * _loss(heads[name], targets) for name, weight in self.model.head_weights.items()]
+        loss = torch.stack(losses).sum()
         loss.backward()
         self._statistics.add_group()
-        self._tally += torch.stack(
-            [loss.detach().double(), loss.new_tensor(len(targets)).double(), loss.new_ones(()).double()]
-        )
+        self._tally[0] += loss.detach()
+        self._tally[1] += len(targets)
+        self._tally[2] += 1
 
     def _add_up(self) -> list[Tensor]:
         """Adds gradients and tally over ranks, in place; returns the sums of the statistics over ranks."""

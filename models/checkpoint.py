@@ -93,8 +93,9 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of what decides its scores: model, classes, columns, normalisers, weights. Not of the file's bytes,
-        in which torch.save writes equal values in more than one way.
+        """sha256 (hex) of what decides its scores: model, classes, columns, normalisers, weights.
+
+        Not of the file's bytes: torch.save writes equal values in more than one way.
         """
         said = {
             "model": dict(self.model),

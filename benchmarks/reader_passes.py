@@ -10,6 +10,7 @@ this project's Python or with that of the peers' environment, so each method imp
 from __future__ import annotations
 
 import glob
+import io
 import json
 import resource
 import subprocess
@@ -140,7 +141,7 @@ def tar_samples(tar: str) -> Iterator[dict[str, Any]]:
             if kind == "json":
                 sample = {"key": key, "labels": np.array(json.load(file)["labels"], np.int16)}
             else:
-                sample[kind.removesuffix(".npy")] = np.load(file)
+                sample[kind.removesuffix(".npy")] = np.load(io.BytesIO(file.read()))
             if len(sample) == 4:
                 yield sample
 

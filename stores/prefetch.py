@@ -55,7 +55,7 @@ class Prefetcher:
             self._changed.notify()
 
     def _run(self) -> None:
-        with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
+        with ThreadPoolExecutor(FETCHES_AT_ONCE, "avlens-fetch") as pool:
             for number, tars in enumerate(self._needs):
                 new = self._admit(number, tars)
                 if new is None:

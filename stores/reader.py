@@ -165,7 +165,7 @@ class Reader:
         """This rank's batches in order; with threads, some are under way ahead of the caller."""
         begin = prefetcher.advance if prefetcher else lambda: None
         waiting: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(self._workers) if self._workers else nullcontext() as pool:
+        with ThreadPoolExecutor(self._workers, "avlens-read") if self._workers else nullcontext() as pool:
             try:
                 for number in self._numbers():
                     begin()

@@ -68,15 +68,13 @@ def test_a_tar_without_a_stride_is_read_by_its_offsets(storage: Storage) -> None
 def test_damage_is_named(storage: Storage) -> None:
     made = [np.full((4, 3), number, np.float16) for number in range(3)]
     cases = {
-        "expected xxh3 .* of sample 1": lambda data, tar: (
-            data[: tar.places[1, 0] + 600] + b"!" + data[tar.places[1, 0] + 601 :]
-        ),
-        "expected a tar's end of zeros": lambda data, tar: data[:-1] + b"!",
-        "expected a tar of [0-9]+ bytes, found": lambda data, tar: data[:-512],
+        "expected xxh3 .* of sample 1": lambda data: data.replace(b"1.json", b"2.json"),
+        "expected a tar's end of zeros": lambda data: data[:-1] + b"!",
+        "expected a tar of [0-9]+ bytes, found": lambda data: data[:-512],
     }
     for words, damage in cases.items():
         tar = uneven(storage, made)
-        storage.publish(tar.name, damage(storage.read(tar.name), tar))
+        storage.publish(tar.name, damage(storage.read(tar.name)))
         with pytest.raises(ShardError, match=words):
             TarFiles(storage, None, True).acquire(tar)
     storage.remove("t.tar")

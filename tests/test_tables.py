@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stores.storage import StorageError
-from stores.tables import LEDGER_SCHEMA, from_parquet, read_columns, summary_of, to_parquet
+from stores.tables import LEDGER_SCHEMA, MANIFEST_SCHEMA, from_parquet, read_columns, summary_of, to_parquet
 
 ROW = {"position": 0, "key": "a_0", "status": "pending", "attempts": 0, "rounds": 0, "traffic": 0, "requests": 0}
 

@@ -130,7 +130,7 @@ class Reader:
             yield from self._batches(None)
             return
         needs = (self._needs(number) for number in self._numbers())
-        prefetcher = Prefetcher(self._fetch, needs, self._cache.limit_bytes // 2)
+        prefetcher = Prefetcher(self._fetch, self._cache.keep, needs, self._cache.limit_bytes // 2)
         with prefetcher.running():
             yield from self._batches(prefetcher)
 

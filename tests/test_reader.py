@@ -333,6 +333,25 @@ def test_a_store_on_s3_gives_the_same_batches_through_a_cache_smaller_than_it(
     assert len(warnings) == (order == "balanced")
 
 
+def test_windows_are_fetched_once_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of three windows: none is thrown out between being fetched ahead and being read."""
+    store = make_wide_store("memory://windows", 8 * 24, SHARD)
+    remote = Snapshot.open(store, SPLIT, COLUMNS)
+    tars = [tar for column in remote.columns for tar in column.tars]
+    cache = TarCache(tmp_path, 3 * 4 * max(tar.size for tar in tars))
+    fetched: list[str] = []
+    read_range = remote.storage.read_range
+
+    def counted(name: str, start: int, end: int) -> bytes:
+        fetched.append(name)
+        return read_range(name, start, end)
+
+    monkeypatch.setattr(remote.storage, "read_range", counted)
+    batches = list(Reader(remote, batch_size=4, order="windowed-2", epochs=1, cache=cache))
+    assert sum(map(len, batches)) == 8 * 24
+    assert sorted(fetched) == sorted(tar.name for tar in tars)
+
+
 def test_damage_on_s3_is_quarantined_like_on_disk(s3: dict[str, Any], tmp_path: Path) -> None:
     store = make_wide_store("s3://bucket/damaged", 24, SHARD, columns=[SMALL_LOGMEL], **s3)
     snapshot = Snapshot.open(store, SPLIT, "logmel")

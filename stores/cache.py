@@ -90,12 +90,6 @@ class TarCache:
                 return lease
             self._fetch(storage, tar)
 
-    def keep(self, tar: ShardTar) -> None:
-        """Marks a tar as used just now, if it is there."""
-        path = self._path(tar)
-        with suppress(FileNotFoundError):
-            _mark_used(path, path.stat().st_mtime_ns)
-
     def held_bytes(self) -> int:
         """Bytes of all its files, those under way in full; never more than the limit."""
         with self._folder_lock():
@@ -124,7 +118,7 @@ class TarCache:
                 path.unlink(missing_ok=True)
             file.close()
             return None
-        _mark_used(file.fileno(), status.st_mtime_ns)
+        os.utime(file.fileno(), ns=(time.time_ns(), status.st_mtime_ns))  # read now; its content is as old as ever
         return Lease(file)
 
     def _fetch(self, storage: Storage, tar: ShardTar) -> None:
@@ -187,10 +181,6 @@ def _download(storage: Storage, tar: ShardTar, path: Path) -> None:
             file.write(data)
     if stream.sha256 != tar.sha256:
         raise ValueError(f"expected sha256 {tar.sha256}, found {stream.sha256}")
-
-
-def _mark_used(file: int | Path, mtime_ns: int) -> None:
-    os.utime(file, ns=(time.time_ns(), mtime_ns))  # read now; its content is as old as ever
 
 
 def _files(folder: Path) -> list[tuple[int, int, Path]]:

@@ -21,21 +21,15 @@ class Prefetcher:
 
     Args:
         fetch: brings a tar into the cache.
-        keep: marks a tar as used just now, if it is in the cache. What was fetched ahead has not been used for longer
-            than what the reader has done with, and would be the first to make room for what comes after it.
         needs: the tars of each batch, batch after batch.
         budget_bytes: of tars needed by the reader's batch and those ahead of it. A batch that exceeds it alone is left
             to the reader.
     """
 
     def __init__(
-        self,
-        fetch: Callable[[ShardTar], None],
-        keep: Callable[[ShardTar], None],
-        needs: Iterable[Sequence[ShardTar]],
-        budget_bytes: int,
+        self, fetch: Callable[[ShardTar], None], needs: Iterable[Sequence[ShardTar]], budget_bytes: int
     ) -> None:
-        self._fetch, self._keep, self._needs, self._budget = fetch, keep, needs, budget_bytes
+        self._fetch, self._needs, self._budget = fetch, needs, budget_bytes
         self._ahead: dict[str, tuple[int, ShardTar]] = {}  # by name: the last batch that needs it
         self._taken = 0  # batches that the reader has begun
         self._stopped = False
@@ -79,8 +73,6 @@ class Prefetcher:
                 new = [tar for tar in tars if tar.name not in self._ahead]
                 held = sum(tar.size for _, tar in self._ahead.values())
                 if held + sum(tar.size for tar in new) <= self._budget:
-                    for _, tar in self._ahead.values() if new else ():
-                        self._keep(tar)
                     self._ahead.update({tar.name: (number, tar) for tar in tars})
                     return new
                 self._changed.wait()

@@ -130,7 +130,9 @@ class Reader:
             yield from self._batches(None)
             return
         needs = (self._needs(number) for number in self._numbers())
-        prefetcher = Prefetcher(self._fetch, self._cache.keep, needs, self._cache.limit_bytes // 2)
+        # Half: then what has been read, at least the other half, is always older than what was fetched ahead, and a
+        # cache that removes the longest unused never removes what is still to come.
+        prefetcher = Prefetcher(self._fetch, needs, self._cache.limit_bytes // 2)
         with prefetcher.running():
             yield from self._batches(prefetcher)
 

@@ -18,10 +18,6 @@ def tar(number: int, size: int = 10) -> ShardTar:
     return ShardTar(f"{number}", size, "", SMALL_LOGMEL, 1, np.zeros((1, 4), np.int64), np.zeros(1, np.uint64))
 
 
-def ignore(found: ShardTar) -> None:
-    pass
-
-
 def until(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 10
     while not condition() and time.monotonic() < deadline:
@@ -32,7 +28,7 @@ def until(condition: Callable[[], bool]) -> bool:
 def test_it_fetches_each_tar_once_as_far_as_the_budget_goes() -> None:
     fetched: list[str] = []
     needs = [[tar(0), tar(1)], [tar(1), tar(2)], [tar(2), tar(3)], [tar(4)], [tar(5)]]
-    prefetcher = Prefetcher(lambda found: fetched.append(found.name), ignore, needs, 40)
+    prefetcher = Prefetcher(lambda found: fetched.append(found.name), needs, 40)
     with prefetcher.running():
         assert until(lambda: sorted(fetched) == ["0", "1", "2", "3"])
         time.sleep(0.05)
@@ -50,7 +46,7 @@ def test_it_fetches_each_tar_once_as_far_as_the_budget_goes() -> None:
 
 def test_a_batch_beyond_the_budget_is_left_to_the_reader() -> None:
     fetched: list[str] = []
-    prefetcher = Prefetcher(lambda found: fetched.append(found.name), ignore, [[tar(0, 100)], [tar(1)], [tar(2)]], 40)
+    prefetcher = Prefetcher(lambda found: fetched.append(found.name), [[tar(0, 100)], [tar(1)], [tar(2)]], 40)
     with prefetcher.running():
         time.sleep(0.05)
         assert fetched == []
@@ -65,13 +61,13 @@ def test_errors_are_left_to_the_reader_and_do_not_stop_it() -> None:
         tried.append(found.name)
         raise {"0": StorageError("down"), "1": FileNotFoundError(), "2": ValueError("damaged")}[found.name]
 
-    with Prefetcher(fetch, ignore, [[tar(0)], [tar(1)], [tar(2)]], 1000).running():
+    with Prefetcher(fetch, [[tar(0)], [tar(1)], [tar(2)]], 1000).running():
         assert until(lambda: sorted(tried) == ["0", "1", "2"])
 
 
 def test_it_stops_at_once_also_when_the_needs_never_end() -> None:
     before = threading.active_count()
-    with Prefetcher(ignore, ignore, ([tar(number)] for number in iter(int, 1)), 40).running():
+    with Prefetcher(lambda found: None, ([tar(number)] for number in iter(int, 1)), 40).running():
         assert threading.active_count() > before
     assert until(lambda: threading.active_count() == before)
 
@@ -86,19 +82,8 @@ def test_what_is_still_queued_at_the_end_is_not_fetched() -> None:
         going.wait(10)
 
     needs = [[tar(number)] for number in range(100)]
-    with Prefetcher(fetch, ignore, needs, 10**6).running():
+    with Prefetcher(fetch, needs, 10**6).running():
         for _ in range(FETCHES_AT_ONCE):
             assert begun.acquire(timeout=10)
         threading.Timer(0.1, going.set).start()
     assert len(fetched) == FETCHES_AT_ONCE
-
-
-def test_what_is_still_to_come_is_kept_before_more_is_fetched() -> None:
-    said: list[str] = []
-    needs = [[tar(0)], [tar(1)], [tar(2)]]
-    prefetcher = Prefetcher(ignore, lambda found: said.append(found.name), needs, 20)
-    with prefetcher.running():
-        assert until(lambda: said == ["0"])
-        prefetcher.advance()
-        prefetcher.advance()
-        assert until(lambda: said == ["0", "1"])

@@ -37,8 +37,8 @@ class TorchBatches:
     """Turns batches into tensors.
 
     A clip that lacks a column's track (`has_audio` or `has_video` false) is stored as zeros. It is zeros after
-    normalisation too: the corpus mean in every bin, which is what a model knows of a sound when there is none. Zeros
-    before it would be 0 dB everywhere, louder than any clip.
+    normalisation too: the corpus mean in every bin, which is what a model knows of a sound when there is none. Stored
+    zeros taken as they are would be 0 dB in every bin, which is a loud sound.
 
     Args:
         batches: a reader, or any batches of its snapshot.

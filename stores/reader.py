@@ -241,7 +241,7 @@ class Reader:
         """(tar, first row, start and stop in the batch) of stretches that lie side by side in one tar too."""
         if not len(tar):
             return []
-        starts = [0, *(np.flatnonzero((np.diff(tar) != 0) | (np.diff(row) != 1)) + 1).tolist()]
+        starts = [0, *(np.flatnonzero((tar[1:] != tar[:-1]) | (row[1:] != row[:-1] + 1)) + 1).tolist()]
         runs = list(zip(tar[starts].tolist(), row[starts].tolist(), starts, [*starts[1:], len(tar)], strict=True))
         return sorted(runs) if self._cache else runs  # a cached tar is opened each time: once a batch is enough
 

@@ -25,7 +25,7 @@ from store_factory import (
 from stores.layout import Store, StoreError
 from stores.manifest import read_manifest
 from stores.shard_index import ShardError
-from stores.snapshot import Snapshot
+from stores.snapshot import Snapshot, _first_of_each
 from stores.specs import Spec
 from stores.storage import StorageError
 
@@ -209,3 +209,10 @@ def test_nothing_computed_yet_is_an_empty_snapshot(tmp_path: Path) -> None:
     assert len(snapshot) == 0
     assert snapshot.account.columns[SMALL_LOGMEL.column]["absent"] == 10
     assert snapshot.label_offsets.tolist() == [0]
+
+
+def test_a_million_keys_are_told_apart() -> None:
+    keys = np.char.add(b"key", np.arange(1_000_000).astype("S10"))
+    first = _first_of_each(np.concatenate([keys, keys[500_000:], keys[:1], [b"another"]]))
+    assert first[:1_000_000].all() and first[-1]
+    assert not first[1_000_000:-1].any()

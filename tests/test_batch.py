@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import MultiLabelBinarizer
 
@@ -26,6 +26,7 @@ def batch_of(lists: list[list[int]]) -> Batch:
     return Batch(keys, index, arrays, offsets, labels, {}, 0, position, position, 0, False, False)
 
 
+@settings(max_examples=50, deadline=None)
 @given(tables, st.lists(st.integers(0, 11), max_size=20))
 def test_rows_are_selected_as_from_a_list_of_lists(lists: list[list[int]], wanted: list[int]) -> None:
     index = np.array([number % len(lists) for number in wanted], np.int64)
@@ -35,6 +36,7 @@ def test_rows_are_selected_as_from_a_list_of_lists(lists: list[list[int]], wante
     assert found == [lists[i] for i in index]
 
 
+@settings(max_examples=50, deadline=None)
 @given(tables)
 def test_multi_hot_is_that_of_scikit_learn(lists: list[list[int]]) -> None:
     expected = MultiLabelBinarizer(classes=range(10)).fit_transform(lists)

@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_open_telemetry": "0",
+    "RAY_raylet_start_wait_time_s": "120",  # 30 are not enough where every core is taken
 }
 
 

@@ -57,6 +57,8 @@ class TrainOptions:
     """Leave out stripes of the log-mels in training; not in the paper."""
     normalizer: str | None = None
     """A .npz of mean and std per mel bin (TALNet's mu and sigma will do). Default: the training splits' own."""
+    normalize_video: bool = False
+    """Normalise embeddings too, by the training splits' mean and std; the paper takes them as they are."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Arithmetic. auto: bfloat16 autocast on GPUs that have it, else float32."""
     strict: bool = False

@@ -130,6 +130,8 @@ def open_splits(
     if "logmel" in columns:
         path = options.normalizer
         normalizers["logmel"] = Normalizer.load(Path(path)) if path else Normalizer.of(train, columns["logmel"])
+    if "video" in columns and options.normalize_video:
+        normalizers["video"] = Normalizer.of(train, columns["video"], constant_std=1.0)
     how = (options.reader_threads, options.strict)
     reader = SplitReader(train, columns, normalizers, device, dtype, ranks, *how)
     return reader, replace(reader, snapshot=valid)

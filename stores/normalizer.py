@@ -48,13 +48,14 @@ class Normalizer:
         return hashlib.sha256(np.stack([self.mean, self.std]).astype("<f4").tobytes()).hexdigest()[:16]
 
     @classmethod
-    def of(cls, snapshot: Snapshot, column: str) -> Normalizer:
+    def of(cls, snapshot: Snapshot, column: str, constant_std: float = 0.0) -> Normalizer:
         """A column's corpus statistics: population mean and deviation over the real rows of its clips in the splits.
 
         Clips that the snapshot left out because another column lacks them count too: the statistics are the column's.
 
         Args:
             column: by its name in the snapshot.
+            constant_std: what a bin that never changes is divided by, once its mean is gone; 0 makes it an error.
 
         Raises:
             ValueError: no such column, no row, or a bin that never changes.
@@ -66,7 +67,7 @@ class Normalizer:
         mean = total / count
         # Rounding can leave a constant bin with a variance just off zero, on either side.
         variance = squares / count - np.square(mean)
-        variance[variance <= 1e-12 * np.square(mean)] = 0
+        variance[variance <= 1e-12 * np.square(mean)] = constant_std**2
         return cls(mean, np.sqrt(variance))
 
     @classmethod

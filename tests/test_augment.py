@@ -17,7 +17,9 @@ def clips(count: int, dtype: torch.dtype = torch.float32) -> tuple[dict[str, tor
 
 
 def test_a_generator_follows_from_all_of_its_numbers_and_their_order() -> None:
-    draws = {words: float(random_of(*words).random()) for words in ((1, 2, 3, 1), (1, 2, 3, 2), (1, 3, 2, 1), (0, 2, 3, 1))}
+    draws = {
+        words: float(random_of(*words).random()) for words in ((1, 2, 3, 1), (1, 2, 3, 2), (1, 3, 2, 1), (0, 2, 3, 1))
+    }
     assert len(set(draws.values())) == len(draws)
     assert all(float(random_of(*words).random()) == value for words, value in draws.items())
 

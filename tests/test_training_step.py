@@ -146,7 +146,9 @@ def test_every_parameter_group_gets_the_steps_learning_rate() -> None:
     assert {group["lr"] for group in optimizer.param_groups} == {learning_rate_of(5, RULES)}
 
 
-def loss_with_dropout(seed: int = 5, step: int = 2, first: int = 6, drawn_before: int = 0, sizes: Sequence[int] = (3, 3)) -> float:
+def loss_with_dropout(
+    seed: int = 5, step: int = 2, first: int = 6, drawn_before: int = 0, sizes: Sequence[int] = (3, 3)
+) -> float:
     model = plain(dropout=0.5)
     torch.manual_seed(77)
     torch.rand(drawn_before)

@@ -72,17 +72,17 @@ def test_scores_are_those_of_eval_mode_and_nothing_of_the_model_moves() -> None:
 
 
 def test_empty_batches_are_skipped_and_none_at_all_gives_no_rows() -> None:
-    class Counting(nn.Module):
-        seen: list[int] = []
+    seen: list[int] = []
 
+    class Counting(nn.Module):
         def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-            self.seen.append(len(inputs["logmel"]))
+            seen.append(len(inputs["logmel"]))
             return inputs["logmel"][:, :3]
 
     values = torch.arange(20.0).reshape(4, 5)
     batches = [{"logmel": part} for part in values.split((0, 3, 0, 1, 0))]
     np.testing.assert_array_equal(scores_of(Counting(), batches, 3), values[:, :3].numpy())
-    assert Counting.seen == [3, 1]
+    assert seen == [3, 1]
     for none in ([], [{"logmel": values[:0]}]):
         found = scores_of(Counting(), none, 7)
         assert (found.shape, found.dtype) == ((0, 7), np.float32)

@@ -1,4 +1,4 @@
-"""Curves: a picture of any run, also one that has just begun; what is drawn is looked up in matplotlib's own objects."""
+"""Curves: a picture of any run, also of one that has just begun; matplotlib's own objects say what is drawn."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def _uniform_rows(data: mmap.mmap, tar: ShardTar) -> np.ndarray:
     if (headers != headers[0]).any():
         raise ValueError("expected .npy headers that are all alike, found others")
     dtype = np.dtype(tar.spec.dtype)
-    inner = np.empty((0, *tar.spec.shape), dtype).strides[1:]
+    inner = np.empty(tar.spec.shape, dtype).strides
     return np.ndarray((tar.samples, *tar.spec.shape), dtype, data, offset + header, (stride, *inner))
 
 

@@ -7,7 +7,9 @@ has a checksum; torch.load does not look at those, `from_bytes` does.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import pickle
 import struct
 import zipfile
@@ -104,6 +106,28 @@ class Checkpoint:
             raise CheckpointError(f"{name}: {', '.join(wrong)} missing, or not what a checkpoint has there")
         values = {item.name: raw[item.name] for item in fields(cls)}
         return cls(**{**values, "classes": tuple((mid, text) for mid, text in raw["classes"])})
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of what decides its scores: model, classes, columns, normalisers, weights.
+
+        Not of the file's bytes: torch.save writes equal values in more than one way.
+        """
+        said = {
+            "model": dict(self.model),
+            "classes": [list(pair) for pair in self.classes],
+            "columns": dict(self.columns),
+        }
+        found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        scales = {
+            f"{column} {name}": value for column, both in self.normalizers.items() for name, value in both.items()
+        }
+        for name, value in [*sorted(scales.items()), *sorted(self.weights.items())]:
+            found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            found.update(
+                value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else str(value.item()).encode()
+            )
+        return found.hexdigest()
 
     def build(self) -> Recogniser:
         """The recogniser with its weights, in eval mode, on the CPU.

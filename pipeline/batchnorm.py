@@ -35,13 +35,16 @@ class GroupStatistics:
         self._running = [buffer for buffer in running if buffer is not None]
         self._counts = [norm.num_batches_tracked for norm in self._norms]
         self._before: list[Tensor] = []
-        self.sums: list[Tensor] = []
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """Of what `group` gives."""
+        return [buffer.shape for buffer in self._running]
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Around a step's groups. Within it a pass leaves its own group's statistics in place of the running ones."""
         self._before = [buffer.clone() for buffer in self._running]
-        self.sums = [torch.zeros_like(buffer) for buffer in self._running]
         counts = [count.clone() for count in self._counts if count is not None]
         for norm in self._norms:
             norm.momentum = 1.0
@@ -55,16 +58,20 @@ class GroupStatistics:
             for count, before in zip((c for c in self._counts if c is not None), counts, strict=True):
                 count.copy_(before)
 
-    def add_group(self) -> None:
-        """After a group's forward pass, within `step`: adds its mean and unbiased variance to `sums`."""
-        if self._running:
-            torch._foreach_add_(self.sums, self._running)
+    def begin_group(self) -> None:
+        """Before a group's forward pass, within `step`: what a pass does not reach is zero."""
+        for buffer in self._running:
+            buffer.zero_()
+
+    def group(self) -> list[Tensor]:
+        """After a group's pass, within `step`: its mean and unbiased variance by layer; valid until the next pass."""
+        return self._running
 
     def update(self, sums: Sequence[Tensor], groups: int) -> None:
         """After `step`: moves the running statistics by one momentum.
 
         Args:
-            sums: of the groups of all ranks, in the order of `self.sums`.
+            sums: of the groups of all ranks, in the order of `group`.
             groups: how many those are, at least one.
         """
         momenta = [momentum for momentum in self._momenta for _ in ("mean", "variance")]

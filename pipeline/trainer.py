@@ -164,15 +164,14 @@ def _what_was_lost(failures: dict[int, Exception]) -> str:
     Raises:
         TrainingFailed: it is an error that would come again.
     """
-    lost = {rank: error for rank, error in failures.items() if isinstance(error, RayError | PeerLost)}
-    own = {rank: error for rank, error in failures.items() if rank not in lost}
-    causes = {rank: getattr(error, "cause", error) for rank, error in own.items()}
-    if lost or not own:
-        return "; ".join(f"rank {rank}: {type(error).__name__}" for rank, error in sorted(lost.items()))
-    rank, first = min(causes.items())
-    if isinstance(first, EXPECTED):
-        raise TrainingFailed(str(first))
-    raise TrainingFailed(f"rank {rank} failed with {type(first).__name__}: {first}; this is a bug") from first
+    causes = {rank: getattr(error, "_base_exc", error) for rank, error in sorted(failures.items())}
+    died = [error for error in causes.values() if isinstance(error, RayError)]
+    own = [error for error in causes.values() if not isinstance(error, RayError | PeerLost)]
+    if own and not died:  # with a rank that died, the others fail in ways of their own
+        if isinstance(own[0], EXPECTED):
+            raise TrainingFailed(str(own[0]))
+        raise TrainingFailed(f"{type(own[0]).__name__}: {own[0]}; this is a bug") from own[0]
+    return "; ".join(f"rank {rank}: {type(error).__name__}" for rank, error in causes.items())
 
 
 def _work(config: dict[str, Any]) -> None:

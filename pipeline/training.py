@@ -6,7 +6,6 @@ that was cut off and taken up again, on any number of ranks, is the run that was
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
 import time
@@ -29,7 +28,7 @@ from models.registry import build, config_dict, entry_of
 from pipeline.run_folder import BEST, LAST, RunFolder, RunLog
 from pipeline.train_options import TrainOptions
 from pipeline.training_data import SplitReader, open_splits
-from pipeline.training_step import Group, StepResult, StepRules, TrainingStep, learning_rate_of
+from pipeline.training_step import Group, NonFiniteLoss, StepResult, StepRules, TrainingStep, learning_rate_of
 from stores.position import Position
 from stores.scores import ClipScores, ScoresOrigin, write_scores
 
@@ -139,7 +138,7 @@ class _Run:
     ) -> None:
         self.options, self.ranks, self.folder, self.data, self.valid = options, ranks, folder, data, valid
         self.state, self.rules, self.progress = state, rules, progress
-        self.take = TrainingStep(state.model, state.optimizer, ranks, rules)
+        self.take = TrainingStep(state.model, state.optimizer, ranks, rules, options.groups_per_step)
         self.log = RunLog(folder, state.step) if ranks.first else None
 
     def go(self) -> None:
@@ -185,6 +184,11 @@ class _Run:
         """Scores the validation split and leaves a checkpoint; when it is the best one, with its scores."""
         state = self.state
         keys, scores, targets = self._scores()
+        if any(self.ranks.gather(bool(np.isnan(scores).any()))):
+            raise NonFiniteLoss(
+                f"after step {state.step} the model's scores of the validation split are NaN; the weights of the last "
+                "checkpoint are sound: lower --learning-rate"
+            )
         metrics = metrics_over(self.ranks, scores, targets)
         better = state.best is None or metrics.mean_ap > state.best
         state.best = metrics.mean_ap if better else state.best
@@ -193,11 +197,12 @@ class _Run:
             line = {"step": state.step, "valid": _measured(metrics)}
             self.log.add(line)
             self.progress(line)
-            data = self._checkpoint(metrics).to_bytes()
+            checkpoint = self._checkpoint(metrics)
+            data = checkpoint.to_bytes()
             if better:
                 self.folder.storage.publish(BEST, data)
                 assert parts is not None
-                self._write_scores(parts, hashlib.sha256(data).hexdigest())
+                self._write_scores(parts, checkpoint.digest)
             self.log.publish()
             self.folder.storage.publish(LAST, data)  # the commit: see run_folder.py
         # Nobody goes on before the checkpoint is there: a rank that is lost from here on costs no step before it.

@@ -1,8 +1,10 @@
 """One optimiser step over a fixed list of groups, whichever ranks they are on.
 
 A step's batch is cut into groups of consecutive samples. A rank computes its own groups one by one; gradients, loss and
-BatchNorm statistics are added up over ranks, and divided by what they are the sum of only then. So the step does not
-depend on how many ranks there are, but for the rounding of sums taken in another order.
+BatchNorm statistics of all groups are added up in the order of the groups, wherever they were computed, and divided by
+what they are the sum of only then. So a step is the same bits on any number of ranks of one kind of device. That is
+more than neatness: gradients that are zero but for rounding, as those of a bias before a BatchNorm, become whole steps
+under Adam, and an evaluation sees them.
 """
 
 from __future__ import annotations
@@ -86,36 +88,38 @@ class TrainingStep:
     Args:
         model: in training mode, equal on every rank.
         optimizer: over its parameters, equal on every rank.
+        groups: of a step; those of step s are s·groups, s·groups + 1, …, and group i is computed on rank i mod size.
     """
 
-    def __init__(self, model: Recogniser, optimizer: Optimizer, ranks: Ranks, rules: StepRules) -> None:
-        self.model, self.optimizer, self.ranks, self.rules = model, optimizer, ranks, rules
+    def __init__(self, model: Recogniser, optimizer: Optimizer, ranks: Ranks, rules: StepRules, groups: int) -> None:
+        self.model, self.optimizer, self.ranks, self.rules, self.groups = model, optimizer, ranks, rules, groups
         self._statistics = GroupStatistics(model)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._tally = torch.zeros(3, dtype=torch.float64, device=self._parameters[0].device)
+        shapes = [*(parameter.shape for parameter in self._parameters), *self._statistics.shapes, (3,)]
+        self._sizes = [math.prod(shape) for shape in shapes]
+        self._shapes = shapes
+        self._like = torch.zeros(sum(self._sizes), dtype=self._parameters[0].dtype, device=self._parameters[0].device)
 
     def __call__(self, step: int, groups: Iterable[Group]) -> StepResult:
         """Takes a step.
 
         Args:
             step: its number, from 0.
-            groups: this rank's share of the step's groups, which may be none.
+            groups: this rank's share of the step's groups, in order; it may be none.
 
         Raises:
             NonFiniteLoss: the weights are as they were before.
             PeerLost: another rank is gone.
         """
-        self.optimizer.zero_grad(set_to_none=False)
-        self._tally.zero_()  # sum of losses, clips, groups
         with self._statistics.step():
-            for group in groups:
-                if len(group.targets):
-                    self._add(step, group)
-        sums = self._add_up()
-        loss_sum, clips, count = self._tally.tolist()
+            mine = [self._of_group(step, group) for group in groups]
+        first, count = step * self.groups, self.groups
+        flat = self.ranks.add_in_order(mine, self._like, first, count)
+        sums = [part.view(shape) for part, shape in zip(flat.split(self._sizes), self._shapes, strict=True)]
+        gradients, statistics = sums[: len(self._parameters)], sums[len(self._parameters) : -1]
+        loss_sum, clips, filled = sums[-1].tolist()
         if not clips:
             raise NonFiniteLoss(f"step {step}: no clip is left of its batch: every one is in a damaged shard")
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         torch._foreach_div_(gradients, clips)
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
         if not (math.isfinite(loss_sum) and math.isfinite(norm)):
@@ -125,13 +129,17 @@ class TrainingStep:
             )
         for settings in self.optimizer.param_groups:
             settings["lr"] = learning_rate_of(step, self.rules)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
         self.optimizer.step()
-        self._statistics.update(sums, int(count))
+        self._statistics.update(statistics, int(filled))
         return StepResult(loss_sum / clips, norm, int(clips))
 
-    def _add(self, step: int, group: Group) -> None:
-        """Adds a group's gradients, loss and statistics to this rank's."""
+    def _of_group(self, step: int, group: Group) -> Tensor:
+        """A group's gradients, statistics, loss, number of clips and 1, in one vector; zeros for a group of no clip."""
         rules = self.rules
+        if not len(group.targets):
+            return torch.zeros_like(self._like)
         random = random_of(rules.seed, step, group.number, AUGMENT)
         inputs, targets = group.inputs, group.targets
         if rules.spec_augment and "logmel" in inputs:
@@ -140,31 +148,17 @@ class TrainingStep:
             inputs, targets = mixup(inputs, targets, rules.mixup, random)
         # Dropout draws from torch's default generators, of which the seed sets every device's.
         torch.manual_seed(int(random_of(rules.seed, step, group.number, DROPOUT).integers(2**63)))
+        self._statistics.begin_group()
         with torch.autocast(targets.device.type, dtype=rules.autocast, enabled=rules.autocast is not None):
             heads = self.model.forward_heads(inputs)
         losses = [weight * _loss(heads[name], targets) for name, weight in self.model.head_weights.items()]
         loss = torch.stack(losses).sum()
-        loss.backward()
-        self._statistics.add_group()
-        self._tally[0] += loss.detach()
-        self._tally[1] += len(targets)
-        self._tally[2] += 1
-
-    def _add_up(self) -> list[Tensor]:
-        """Adds gradients and tally over ranks, in place; returns the sums of the statistics over ranks."""
-        sums = self._statistics.sums
-        if self.ranks.size == 1:
-            return sums
-        for parameter in self._parameters:
-            if parameter.grad is None:  # this rank had no group
-                parameter.grad = torch.zeros_like(parameter)
-        tensors = [parameter.grad for parameter in self._parameters if parameter.grad is not None] + sums
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        self.ranks.add(flat)
-        self.ranks.add(self._tally)
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
-        return sums
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        zeros = (torch.zeros_like(parameter) for parameter in self._parameters)
+        parts = [zero if gradient is None else gradient for gradient, zero in zip(gradients, zeros, strict=True)]
+        parts += self._statistics.group()
+        flat = [part.reshape(-1) for part in parts]
+        return torch.cat([*flat, loss.detach().reshape(1).to(self._like), self._like.new_tensor([len(targets), 1])])
 
 
 def _loss(scores: Tensor, targets: Tensor) -> Tensor:

@@ -90,6 +90,11 @@ class TarCache:
                 return lease
             self._fetch(storage, tar)
 
+    def held_bytes(self) -> int:
+        """Bytes of all its files, those under way in full; never more than the limit."""
+        with self._folder_lock():
+            return sum(size for _, size, _ in _files(self.folder))
+
     def discard(self, tar: ShardTar) -> None:
         """Removes a damaged copy; who has it mapped keeps it."""
         self._path(tar).unlink(missing_ok=True)
@@ -129,7 +134,8 @@ class TarCache:
                 else:
                     self._make_room(file.fileno(), tar.size)
                     _download(storage, tar, part)
-                    os.replace(part, self._path(tar))
+                    with self._folder_lock():  # or whoever lists the folder could see it twice, or not at all
+                        os.replace(part, self._path(tar))
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise

@@ -38,8 +38,8 @@ class Normalizer:
         flat = np.flatnonzero(self.std <= 0)
         if len(flat):
             raise ValueError(
-                f"expected positive deviations, got {self.std[flat[0]]} in bin {flat[0]} and in {len(flat) - 1} more: a "
-                "bin that never changes cannot be normalised; is the corpus more than silence?"
+                f"expected positive deviations, got {self.std[flat[0]]} in bin {flat[0]} and in {len(flat) - 1} more: "
+                "a bin that never changes cannot be normalised; is the corpus more than silence?"
             )
 
     @property
@@ -49,7 +49,7 @@ class Normalizer:
 
     @classmethod
     def of(cls, snapshot: Snapshot, column: str) -> Normalizer:
-        """A column's corpus statistics: population mean and deviation over the real rows of all its clips in the splits.
+        """A column's corpus statistics: population mean and deviation over the real rows of its clips in the splits.
 
         Clips that the snapshot left out because another column lacks them count too: the statistics are the column's.
 

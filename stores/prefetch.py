@@ -22,14 +22,15 @@ class Prefetcher:
     Args:
         fetch: brings a tar into the cache.
         needs: the tars of each batch, batch after batch.
-        budget_bytes: of tars needed by the batches ahead. A batch that exceeds it alone is left to the reader.
+        budget_bytes: of tars needed by the reader's batch and those ahead of it. A batch that exceeds it alone is left
+            to the reader.
     """
 
     def __init__(
         self, fetch: Callable[[ShardTar], None], needs: Iterable[Sequence[ShardTar]], budget_bytes: int
     ) -> None:
         self._fetch, self._needs, self._budget = fetch, needs, budget_bytes
-        self._ahead: dict[str, tuple[int, int]] = {}  # tar → last batch that needs it, bytes
+        self._ahead: dict[str, tuple[int, ShardTar]] = {}  # by name: the last batch that needs it
         self._taken = 0  # batches that the reader has begun
         self._stopped = False
         self._changed = threading.Condition()
@@ -51,11 +52,11 @@ class Prefetcher:
         """The reader begins its next batch."""
         with self._changed:
             self._taken += 1
-            self._ahead = {name: held for name, held in self._ahead.items() if held[0] >= self._taken}
+            self._ahead = {name: held for name, held in self._ahead.items() if held[0] >= self._taken - 1}
             self._changed.notify()
 
     def _run(self) -> None:
-        with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
+        with ThreadPoolExecutor(FETCHES_AT_ONCE, "avlens-fetch") as pool:
             for number, tars in enumerate(self._needs):
                 new = self._admit(number, tars)
                 if new is None:
@@ -68,19 +69,19 @@ class Prefetcher:
         """Waits until a batch's tars fit in. Returns those to fetch: none when the reader is there already, None at the
         end."""
         with self._changed:
-            new = [tar for tar in tars if tar.name not in self._ahead]
             while not self._stopped and number >= self._taken:
-                held = sum(size for _, size in self._ahead.values())
+                new = [tar for tar in tars if tar.name not in self._ahead]
+                held = sum(tar.size for _, tar in self._ahead.values())
                 if held + sum(tar.size for tar in new) <= self._budget:
-                    self._ahead.update({tar.name: (number, tar.size) for tar in tars})
+                    self._ahead.update({tar.name: (number, tar) for tar in tars})
                     return new
                 self._changed.wait()
-                new = [tar for tar in tars if tar.name not in self._ahead]
             return None if self._stopped else []
 
     def _fetch_quietly(self, tar: ShardTar) -> None:
         try:
-            self._fetch(tar)
+            if not self._stopped:
+                self._fetch(tar)
         except (StorageError, ValueError, FileNotFoundError) as error:
             # Not lost: the reader meets it itself, and knows what to do about it.
             logger.debug("prefetching %s: %s", tar.name, error)

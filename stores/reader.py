@@ -130,6 +130,8 @@ class Reader:
             yield from self._batches(None)
             return
         needs = (self._needs(number) for number in self._numbers())
+        # Half: then what has been read, at least the other half, is always older than what was fetched ahead, and a
+        # cache that removes the longest unused never removes what is still to come.
         prefetcher = Prefetcher(self._fetch, needs, self._cache.limit_bytes // 2)
         with prefetcher.running():
             yield from self._batches(prefetcher)
@@ -165,7 +167,7 @@ class Reader:
         """This rank's batches in order; with threads, some are under way ahead of the caller."""
         begin = prefetcher.advance if prefetcher else lambda: None
         waiting: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(self._workers) if self._workers else nullcontext() as pool:
+        with ThreadPoolExecutor(self._workers, "avlens-read") if self._workers else nullcontext() as pool:
             try:
                 for number in self._numbers():
                     begin()
@@ -239,7 +241,7 @@ class Reader:
         """(tar, first row, start and stop in the batch) of stretches that lie side by side in one tar too."""
         if not len(tar):
             return []
-        starts = [0, *(np.flatnonzero((np.diff(tar) != 0) | (np.diff(row) != 1)) + 1).tolist()]
+        starts = [0, *(np.flatnonzero((tar[1:] != tar[:-1]) | (row[1:] != row[:-1] + 1)) + 1).tolist()]
         runs = list(zip(tar[starts].tolist(), row[starts].tolist(), starts, [*starts[1:], len(tar)], strict=True))
         return sorted(runs) if self._cache else runs  # a cached tar is opened each time: once a batch is enough
 

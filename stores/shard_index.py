@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -112,9 +113,9 @@ def parse_manifest(data: bytes, name: str, spec: Spec, split: str, shard: int) -
     found = tuple(summary.get(field) for field in ("column", "split", "shard"))
     if found != (spec.column, split, shard):
         raise ValueError(f"expected the manifest of {spec.column} {split} {shard}, got that of {found}")
-    status = table["status"]
-    counts = {word: pc.sum(pc.equal(status, word)).as_py() or 0 for word in (OK, UNDECODABLE, CRASHED)}
-    ok = table if counts[OK] == len(table) else table.filter(pc.equal(status, OK))
+    found_status = Counter(table["status"].to_pylist())
+    counts = {word: found_status[word] for word in (OK, UNDECODABLE, CRASHED)}
+    ok = table if counts[OK] == len(table) else table.filter(pc.equal(table["status"], OK))
     flags = {name: ok[name].fill_null(False).to_numpy() for name in FLAGS}
     keys = np.array([key.encode() for key in ok["key"].to_pylist()], dtype=bytes)
     labels = pa.concat_arrays([pa.array([], MANIFEST_SCHEMA.field("labels").type), *ok["labels"].chunks])
@@ -140,7 +141,8 @@ def _tar(ok: pa.Table, manifest: str, summary: Mapping[str, Any], spec: Spec) ->
     xxh3 = np.frombuffer(bytes.fromhex(digests), ">u8").astype(np.uint64)
     uniform = bool((places == _regular(places[0], len(ok))).all())
     name = f"{manifest.rsplit('/', 1)[0]}/{named['name']}"
-    return ShardTar(name, named["size"], named["sha256"], spec, len(ok), places[:1] if uniform else places, xxh3)
+    kept = places[:1].copy() if uniform else places  # a view would keep all of them in memory
+    return ShardTar(name, named["size"], named["sha256"], spec, len(ok), kept, xxh3)
 
 
 def _regular(first: np.ndarray, samples: int) -> np.ndarray:

@@ -277,7 +277,11 @@ def _rows_of(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 def _first_of_each(keys: np.ndarray) -> np.ndarray:
     """bool [N]: true where a key is the first of its kind."""
-    codes = pa.array(keys, pa.binary()).dictionary_encode().indices.to_numpy()  # numbered as they first appear
+    # As they lie: converted, millions of keys would come out in chunks, each with a numbering of its own.
+    fixed = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(keys.itemsize), len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys))]
+    )
+    codes = fixed.dictionary_encode().indices.to_numpy()  # numbered as they first appear
     return np.diff(np.maximum.accumulate(codes), prepend=-1) > 0 if len(codes) else np.empty(0, bool)
 
 

@@ -37,8 +37,8 @@ class TorchBatches:
     """Turns batches into tensors.
 
     A clip that lacks a column's track (`has_audio` or `has_video` false) is stored as zeros. It is zeros after
-    normalisation too: the corpus mean in every bin, which is what a model knows of a sound when there is none. Zeros
-    before it would be 0 dB everywhere, louder than any clip.
+    normalisation too: the corpus mean in every bin, which is what a model knows of a sound when there is none. Stored
+    zeros taken as they are would be 0 dB in every bin, which is a loud sound.
 
     Args:
         batches: a reader, or any batches of its snapshot.
@@ -90,8 +90,8 @@ class TorchBatches:
             finally:
                 for future in waiting:
                     future.cancel()
-        if isinstance(source, Generator):
-            source.close()  # a reader that prefetches stops now, not when it is collected
+                if isinstance(source, Generator):  # a reader that prefetches stops now, not when it is collected
+                    pool.submit(source.close)  # on the thread that may be inside it
 
     def _tensors(self, batch: Batch) -> TorchBatch:
         arrays = {name: self._prepared(name, array, batch.flags) for name, array in batch.arrays.items()}
@@ -101,7 +101,7 @@ class TorchBatches:
         return TorchBatch(arrays, targets, batch.without_arrays())
 
     def _prepared(self, name: str, array: np.ndarray, flags: Mapping[str, np.ndarray]) -> torch.Tensor:
-        # Moved as stored: float16 is half the traffic. Always a copy, because the reader fills the array's memory again.
+        # Moved as stored: float16 is half the traffic. Always a copy: the reader fills the array's memory again.
         values = self._moved(array).to(torch.float32, copy=True)
         track = self._tracks[name]
         if name in self._scales:

@@ -60,7 +60,15 @@ class Cluster:
         return {**ENVIRONMENT, "RAY_ADDRESS": self.address}
 
     def start(self, name: str, cpus: int) -> None:
-        """Starts a node; the first is the head."""
+        """Starts a node; the first is the head. Ray waits 30 s for one, which may be too short on a busy machine."""
+        try:
+            self._start(name, cpus)
+        except RuntimeError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.nodes.pop(name).pid, signal.SIGKILL)
+            self._start(name, cpus)
+
+    def _start(self, name: str, cpus: int) -> None:
         command = [str(BIN / "ray"), "start", "--block", "--num-cpus", str(cpus), "--object-store-memory", "500000000"]
         for flag in ("agent-listen", "agent-grpc"):
             command += [f"--dashboard-{flag}-port", str(free_port())]

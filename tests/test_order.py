@@ -64,6 +64,7 @@ def test_a_permutation_is_that_of_python_integers() -> None:
     assert permutation(100, 3, 7, -1).tolist() == sorted(range(100), key=ranks.__getitem__)
 
 
+@settings(max_examples=50, deadline=None)
 @given(counts, seeds, st.integers(0, 5), st.integers(1, 4))
 def test_every_epoch_is_a_permutation(count: int, seed: int, epoch: int, window: int) -> None:
     for order in (sequential(count), uniform(count, seed), windowed(np.arange(count) // 5, seed, window)):
@@ -82,6 +83,7 @@ def test_epochs_and_seeds_differ() -> None:
 lists_of_labels = st.lists(st.lists(st.integers(0, 6), max_size=3), min_size=1, max_size=40)
 
 
+@settings(max_examples=50, deadline=None)
 @given(lists_of_labels, st.integers(0, 2**40), st.integers(0, 500), st.lists(st.integers(0, 40), max_size=5))
 def test_a_range_is_the_same_however_it_is_cut(lists: list[list[int]], seed: int, start: int, cuts: list[int]) -> None:
     orders: list[Order] = [uniform(len(lists), seed), windowed(np.arange(len(lists)) // 4, seed, 2)]
@@ -95,6 +97,7 @@ def test_a_range_is_the_same_however_it_is_cut(lists: list[list[int]], seed: int
         assert whole.dtype == np.int64
 
 
+@settings(max_examples=50, deadline=None)
 @given(lists_of_labels.filter(any), st.integers(0, 2**40))
 def test_balanced_draws_hit_every_present_class_within_one_cycle(lists: list[list[int]], seed: int) -> None:
     present = sorted({label for labels in lists for label in labels})
@@ -103,6 +106,7 @@ def test_balanced_draws_hit_every_present_class_within_one_cycle(lists: list[lis
         assert present[at % len(present)] in lists[sample]
 
 
+@settings(max_examples=50, deadline=None)
 @given(lists_of_labels.filter(any), st.integers(0, 2**40))
 def test_a_class_queue_gives_every_clip_once_before_any_twice(lists: list[list[int]], seed: int) -> None:
     present = sorted({label for labels in lists for label in labels})
@@ -127,7 +131,7 @@ def test_members_are_those_of_a_plain_loop() -> None:
     assert {label: members.tolist() for label, members in found.items()} == expected
 
 
-@settings(max_examples=30)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**40), st.integers(1, 6))
 def test_a_window_holds_so_many_shards_and_no_more(seed: int, window: int) -> None:
     shards = np.repeat(np.arange(11), 7)

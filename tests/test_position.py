@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.order import sequential, uniform
 from stores.position import Position
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 50), st.integers(0, 10_000), st.integers(0, 2**40))
 def test_a_draw_survives_json(count: int, draw: int, seed: int) -> None:
     order = uniform(count, seed)

@@ -104,6 +104,27 @@ def test_training_a_built_model_leaves_the_checkpoint_alone(checkpoint: Checkpoi
     assert same(dict(read.weights), dict(checkpoint.weights))
 
 
+def test_the_digest_follows_from_what_decides_scores(checkpoint: Checkpoint, data: bytes) -> None:
+    digest = checkpoint.digest
+    assert len(digest) == 64
+    assert Checkpoint.from_bytes(data, "best.pt").digest == digest
+    weights = dict(reversed(checkpoint.weights.items()))
+    assert dataclasses.replace(checkpoint, weights=weights, step=3, metrics={}, trainer={}, options={}).digest == digest
+    name = next(iter(weights))
+    flipped = {**weights, name: torch.nextafter(weights[name], torch.tensor(9.0))}
+    changes: list[dict[str, Any]] = [
+        {"model": {**checkpoint.model, "dropout": 0.5}},
+        {"classes": checkpoint.classes[::-1]},
+        {"columns": {"logmel": "logmel-00000000"}},
+        {"normalizers": {"logmel": {**checkpoint.normalizers["logmel"], "std": torch.full((64,), 12.0)}}},
+        {"normalizers": {}},
+        {"weights": flipped},
+        {"weights": {key: value.double() for key, value in weights.items()}},
+        {"weights": {f"{key}s": value for key, value in weights.items()}},
+    ]
+    assert len({digest, *(dataclasses.replace(checkpoint, **change).digest for change in changes)}) == len(changes) + 1
+
+
 def saved(value: Any) -> bytes:
     sink = io.BytesIO()
     torch.save(value, sink)

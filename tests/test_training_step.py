@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.ranks import Ranks
 from models.recogniser import Recogniser
-from pipeline.training_step import Group, NonFiniteLoss, StepRules, TrainingStep, learning_rate_of
+from pipeline.training_step import Group, NonFiniteLoss, StepResult, StepRules, TrainingStep, learning_rate_of
 
 RULES = StepRules(seed=5, learning_rate=1e-3, warmup=4, steps=10)
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -53,9 +53,14 @@ def groups_of(sizes: Sequence[int], first: int = 0, dtype: torch.dtype = torch.f
     ]
 
 
-def step_of(model: nn.Module, ranks: Ranks | None = None, rules: StepRules = RULES) -> TrainingStep:
+def step_of(model: nn.Module, groups: int, ranks: Ranks | None = None, rules: StepRules = RULES) -> TrainingStep:
     """A step with plain gradient descent, whose updates are the gradients."""
-    return TrainingStep(model, torch.optim.SGD(model.parameters(), lr=1.0), ranks or Ranks(), rules)
+    return TrainingStep(model, torch.optim.SGD(model.parameters(), lr=1.0), ranks or Ranks(), rules, groups)
+
+
+def take(model: nn.Module, step: int, groups: Sequence[Group], rules: StepRules = RULES) -> StepResult:
+    """One step, alone."""
+    return step_of(model, len(groups), rules=rules)(step, groups)
 
 
 def whole_batch(model: Plain, groups: Sequence[Group]) -> tuple[float, list[Tensor]]:
@@ -71,7 +76,7 @@ def test_loss_gradient_and_update_are_those_of_the_mean_over_all_clips(sizes: tu
     model, groups = plain(), groups_of(sizes)
     loss, gradients = whole_batch(model, groups)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    result = step_of(model)(1, groups)
+    result = take(model, 1, groups)
     assert result.loss == pytest.approx(loss, rel=1e-13)
     assert result.clips == sum(sizes)
     assert result.gradient_norm == pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in gradients)), rel=1e-13)
@@ -82,7 +87,7 @@ def test_loss_gradient_and_update_are_those_of_the_mean_over_all_clips(sizes: tu
 
 def test_a_step_does_not_see_the_gradients_of_the_one_before() -> None:
     model, groups = plain(), groups_of((3, 2))
-    step = step_of(model)
+    step = step_of(model, 2)
     step(0, groups)
     loss, gradients = whole_batch(model, groups)
     assert step(1, groups).loss == pytest.approx(loss, rel=1e-13)
@@ -90,37 +95,56 @@ def test_a_step_does_not_see_the_gradients_of_the_one_before() -> None:
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-16)
 
 
+class Overheard(Exception):  # noqa: N818 - how a rank is stopped once it has said what it has
+    """Holds the vectors of a rank's groups."""
+
+
+class Speaking(Ranks):
+    """One rank of several, that is only listened to."""
+
+    def add_in_order(self, mine: Sequence[Tensor], like: Tensor, first: int, count: int) -> Tensor:
+        """Never gives a sum."""
+        raise Overheard(list(mine))
+
+
 class Hearing(Ranks):
-    """One rank of two, that is told what the other one adds."""
+    """One rank of several, to whom the others' vectors are given."""
 
-    def __init__(self, others: Sequence[Tensor]) -> None:
-        super().__init__(0, 2)
-        self.said: list[Tensor] = []
-        self._others = list(others)
+    def __init__(self, rank: int, size: int, others: dict[int, list[Tensor]]) -> None:
+        super().__init__(rank, size)
+        self._others = others
 
-    def add(self, values: Tensor) -> None:
-        """The sum with what the other rank said at its n-th turn."""
-        self.said.append(values.clone())
-        if self._others:
-            values += self._others[len(self.said) - 1]
+    def add_in_order(self, mine: Sequence[Tensor], like: Tensor, first: int, count: int) -> Tensor:
+        """The sum over all, in the groups' order."""
+        left = {**{rank: list(said) for rank, said in self._others.items()}, self.rank: list(mine)}
+        vectors = [left[item % self.size].pop(0) for item in range(first, first + count)]
+        assert not any(left.values())
+        return torch.stack(vectors).sum(0)
 
 
-@pytest.mark.parametrize("mine", [(0, 2), (1,), (), (0, 1, 2)], ids=str)
-def test_two_ranks_take_the_step_of_one(mine: tuple[int, ...]) -> None:
-    groups = groups_of((2, 4, 3))
-    alone, here, there = (small_model("csn", dropout=0.0, width=1 / 32).double() for _ in range(3))
-    expected = step_of(alone)(2, groups)
-    silent = Hearing([])  # first only to be listened to: what it takes for the sum is not used
-    try:
-        step_of(there, silent)(2, [group for number, group in enumerate(groups) if number not in mine])
-    except NonFiniteLoss:
-        assert len(mine) == 3
-    result = step_of(here, Hearing(silent.said))(2, [groups[number] for number in mine])
-    assert result.clips == expected.clips == 9
-    assert result.loss == pytest.approx(expected.loss, rel=1e-12)
-    assert result.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-10)
-    for found, wanted in zip(here.state_dict().values(), alone.state_dict().values(), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-13)
+@pytest.mark.parametrize("size", [2, 4])
+def test_any_number_of_ranks_take_the_step_of_one(size: int) -> None:
+    groups = groups_of((2, 4, 3), first=6)  # of step 2: on four ranks the second has none
+    shares = {rank: [group for group in groups if group.number % size == rank] for rank in range(size)}
+
+    def model() -> Recogniser:
+        return small_model("csn", dropout=0.5, width=1 / 32).double()
+
+    alone = model()
+    expected = step_of(alone, 3)(2, groups)
+    said: dict[int, list[Tensor]] = {}
+    for rank, share in shares.items():
+        with pytest.raises(Overheard) as heard:
+            step_of(model(), 3, Speaking(rank, size))(2, share)
+        said[rank] = heard.value.args[0]
+    for rank, share in shares.items():
+        here = model()
+        result = step_of(here, 3, Hearing(rank, size, said))(2, share)
+        assert result.clips == expected.clips == 9
+        assert result.loss == pytest.approx(expected.loss, rel=1e-12)
+        assert result.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-12)
+        for found, wanted in zip(here.state_dict().values(), alone.state_dict().values(), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
 
 
 def test_learning_rate_rises_to_its_highest_and_falls_to_zero() -> None:
@@ -142,7 +166,7 @@ def test_every_parameter_group_gets_the_steps_learning_rate() -> None:
     model = plain()
     settings = [{"params": [p]} for p in model.parameters()]
     optimizer = torch.optim.Adam(settings, lr=9.0)
-    TrainingStep(model, optimizer, Ranks(), RULES)(5, groups_of((2,)))
+    TrainingStep(model, optimizer, Ranks(), RULES, 1)(5, groups_of((2,)))
     assert {group["lr"] for group in optimizer.param_groups} == {learning_rate_of(5, RULES)}
 
 
@@ -153,7 +177,7 @@ def loss_with_dropout(
     torch.manual_seed(77)
     torch.rand(drawn_before)
     rules = StepRules(seed=seed, learning_rate=1e-3, warmup=0, steps=10)
-    return step_of(model, rules=rules)(step, groups_of(sizes, first)).loss
+    return take(model, step, groups_of(sizes, first), rules).loss
 
 
 def test_dropout_follows_from_seed_step_and_group_and_from_nothing_else() -> None:
@@ -166,9 +190,9 @@ def test_dropout_follows_from_seed_step_and_group_and_from_nothing_else() -> Non
 def test_a_groups_draws_do_not_depend_on_the_groups_before_it() -> None:
     # What ranks see of a step differs; what each group draws must not.
     model, groups = plain(dropout=0.5), groups_of((3, 3), first=8)
-    both = step_of(model)(0, groups).loss
+    both = take(model, 0, groups).loss
     model = plain(dropout=0.5)
-    each = [step_of(copy.deepcopy(model))(0, [group]).loss for group in groups]
+    each = [take(copy.deepcopy(model), 0, [group]).loss for group in groups]
     assert both == pytest.approx(sum(each) / 2, rel=1e-13)
 
 
@@ -182,7 +206,7 @@ def poisoned(groups: list[Group]) -> list[Group]:
 def test_a_clip_that_is_not_a_number_ends_the_run_and_changes_nothing() -> None:
     model = small_model("csn", width=1 / 32)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    step = TrainingStep(model, optimizer, Ranks(), RULES)
+    step = TrainingStep(model, optimizer, Ranks(), RULES, 2)
     groups = groups_of((2, 2), dtype=torch.float32)
     step(0, groups)  # so that the optimiser has a state to lose
     weights, memory = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
@@ -206,14 +230,14 @@ def test_an_infinite_gradient_under_a_finite_loss_is_found_too() -> None:
     model = Steep().double()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(NonFiniteLoss, match=r"^step 3: the loss is 0\.\d+ and the gradient's norm (nan|inf)"):
-        step_of(model)(3, groups_of((2,)))
+        take(model, 3, groups_of((2,)))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (0, 0)], ids=str)
 def test_a_step_without_a_clip_ends_the_run(sizes: tuple[int, ...]) -> None:
     with pytest.raises(NonFiniteLoss, match="step 4: no clip is left"):
-        step_of(plain())(4, groups_of(sizes) if sizes else [])
+        take(plain(), 4, groups_of(sizes) if sizes else [])
 
 
 def test_a_reader_that_fails_between_groups_leaves_the_model_as_it_was() -> None:
@@ -224,7 +248,7 @@ def test_a_reader_that_fails_between_groups_leaves_the_model_as_it_was() -> None
     model = small_model("csn", width=1 / 32)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(OSError, match="shard"):
-        step_of(model)(0, failing())
+        step_of(model, 2)(0, failing())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -238,7 +262,7 @@ def blending_loss(model: Recogniser, groups: Sequence[Group]) -> float:
 def test_blended_heads_count_by_their_weights() -> None:
     model, groups = small_model("mid1", dropout=0.0, blending=True, width=1 / 32).double(), groups_of((3,))
     loss = blending_loss(copy.deepcopy(model), groups)
-    assert step_of(model)(0, groups).loss == pytest.approx(loss, rel=1e-12)
+    assert take(model, 0, groups).loss == pytest.approx(loss, rel=1e-12)
     assert all(p.grad.abs().sum() > 0 for p in [*model.audio_pooling.parameters()][::2])
 
 
@@ -247,11 +271,11 @@ def test_augmentation_changes_the_step_and_is_reproducible(change: dict) -> None
     rules = StepRules(seed=5, learning_rate=1e-3, warmup=0, steps=10, **change)
     groups = groups_of((3, 2), first=4)
     before = copy.deepcopy(groups)
-    losses = {number: step_of(plain(), rules=rules)(number, groups).loss for number in (0, 1)}
-    bare = step_of(plain())(0, groups).loss
+    losses = {number: take(plain(), number, groups, rules).loss for number in (0, 1)}
+    bare = take(plain(), 0, groups).loss
     assert len({bare, *losses.values()}) == 3
     torch.rand(5)
-    assert step_of(plain(), rules=rules)(0, groups).loss == losses[0]
+    assert take(plain(), 0, groups, rules).loss == losses[0]
     for group, old in zip(groups, before, strict=True):
         assert torch.equal(group.inputs["logmel"], old.inputs["logmel"]) and torch.equal(group.targets, old.targets)
 
@@ -267,15 +291,15 @@ def test_augmentation_is_drawn_apart_from_dropout() -> None:
     for spec_augment in (False, True):
         torch.manual_seed(0)
         rules = StepRules(seed=5, learning_rate=1e-3, warmup=0, steps=10, spec_augment=spec_augment)
-        losses.append(step_of(Deaf(0.5).double(), rules=rules)(0, groups_of((3,))).loss)
+        losses.append(take(Deaf(0.5).double(), 0, groups_of((3,)), rules).loss)
     assert losses[0] == losses[1]
 
 
 def test_autocast_computes_in_its_type_and_keeps_weights_in_theirs() -> None:
     model, groups = small_model("csn", dropout=0.0, width=1 / 32), groups_of((3,), dtype=torch.float32)
-    plain_loss = step_of(copy.deepcopy(model))(0, groups).loss
+    plain_loss = take(copy.deepcopy(model), 0, groups).loss
     rules = StepRules(seed=5, learning_rate=1e-3, warmup=0, steps=10, autocast=torch.bfloat16)
-    loss = step_of(model, rules=rules)(0, groups).loss
+    loss = take(model, 0, groups, rules).loss
     assert loss != plain_loss
     assert loss == pytest.approx(plain_loss, rel=0.02)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

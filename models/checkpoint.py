@@ -1,8 +1,8 @@
 """What a training run leaves: weights and everything needed to use them, or to go on. Bytes in, bytes out.
 
 A checkpoint is one file of torch.save that holds tensors, numbers, texts, lists and dicts only, and is read with
-`weights_only=True`: a stranger's file can be wrong, but it cannot run anything. It is a zip archive, of which every part
-has a checksum; torch.load does not look at those, `from_bytes` does.
+`weights_only=True`: a stranger's file can be wrong, but it cannot run anything. It is a zip archive; each of its parts
+has a checksum, which torch.load does not look at and `from_bytes` does.
 """
 
 from __future__ import annotations

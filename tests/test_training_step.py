@@ -256,7 +256,7 @@ def blending_loss(model: Recogniser, groups: Sequence[Group]) -> float:
     """By hand: 0.377 joint + 0.239 audio + 0.384 visual, each a mean over clips and classes."""
     heads = model.forward_heads(groups[0].inputs)
     each = {name: F.binary_cross_entropy_with_logits(scores, groups[0].targets) for name, scores in heads.items()}
-    return float(0.377 * each["joint"] + 0.239 * each["audio"] + 0.384 * each["visual"])
+    return float((0.377 * each["joint"] + 0.239 * each["audio"] + 0.384 * each["visual"]).detach())
 
 
 def test_blended_heads_count_by_their_weights() -> None:

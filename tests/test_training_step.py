@@ -259,6 +259,16 @@ def blending_loss(model: Recogniser, groups: Sequence[Group]) -> float:
     return float((0.377 * each["joint"] + 0.239 * each["audio"] + 0.384 * each["visual"]).detach())
 
 
+def test_a_group_without_a_clip_counts_for_no_statistics() -> None:
+    models = [small_model("csn", dropout=0.0, width=1 / 32).double() for _ in range(2)]
+    full = groups_of((2, 3))
+    empty = Group(2, {name: values[:0] for name, values in full[0].inputs.items()}, full[0].targets[:0])
+    for model, groups in zip(models, (full, [*full, empty]), strict=True):
+        take(model, 0, groups)
+    for value, wanted in zip(models[1].state_dict().values(), models[0].state_dict().values(), strict=True):
+        assert torch.equal(value, wanted)
+
+
 def test_blended_heads_count_by_their_weights() -> None:
     model, groups = small_model("mid1", dropout=0.0, blending=True, width=1 / 32).double(), groups_of((3,))
     loss = blending_loss(copy.deepcopy(model), groups)

@@ -1,7 +1,8 @@
 """What a training run leaves: weights and everything needed to use them, or to go on. Bytes in, bytes out.
 
 A checkpoint is one file of torch.save that holds tensors, numbers, texts, lists and dicts only, and is read with
-`weights_only=True`: a stranger's file can be wrong, but it cannot run anything.
+`weights_only=True`: a stranger's file can be wrong, but it cannot run anything. It is a zip archive; each of its parts
+has a checksum, which torch.load does not look at and `from_bytes` does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Mapping
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -21,6 +25,11 @@ from models.recogniser import Recogniser
 from models.registry import build_from_config
 
 KIND, FORMAT = "avlens checkpoint", 1
+# What zipfile and torch.load raise for bytes that are not what they should be.
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, OSError, EOFError),
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
+)
 
 
 class CheckpointError(ValueError):
@@ -76,18 +85,25 @@ class Checkpoint:
             CheckpointError: something else, a damaged file, or one of another format.
         """
         try:
+            _check_archive(data)
             raw = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{name} is no readable checkpoint: {str(error).splitlines()[0]}") from None
+        except pickle.UnpicklingError:
+            # Torch's own words advise to load it without the restriction, which runs what a stranger wrote.
+            raise CheckpointError(
+                f"{name} is no readable checkpoint: it holds more than tensors, numbers, texts, lists and dicts"
+            ) from None
+        except _UNREADABLE as error:
+            words = str(error).splitlines() or [type(error).__name__]
+            raise CheckpointError(f"{name} is no readable checkpoint: {words[0]}") from None
         if not isinstance(raw, dict) or raw.get("kind") != KIND:
             raise CheckpointError(f"{name}: expected a checkpoint of pipeline/train.py, got another file of torch.save")
         if raw.get("format") != FORMAT:
             raise CheckpointError(
                 f"{name}: expected format {FORMAT}, got {raw.get('format')}: written by another version"
             )
-        lacking = [item.name for item in fields(cls) if item.name not in raw]
-        if lacking:
-            raise CheckpointError(f"{name}: {', '.join(lacking)} missing")
+        wrong = [item.name for item in fields(cls) if not _PARTS[item.name](raw.get(item.name))]
+        if wrong:
+            raise CheckpointError(f"{name}: {', '.join(wrong)} missing, or not what a checkpoint has there")
         values = {item.name: raw[item.name] for item in fields(cls)}
         return cls(**{**values, "classes": tuple((mid, text) for mid, text in raw["classes"])})
 
@@ -117,12 +133,52 @@ class Checkpoint:
         """The recogniser with its weights, in eval mode, on the CPU.
 
         Raises:
-            CheckpointError: the weights do not fit the model that the config describes.
+            CheckpointError: no such model, or weights that are not those of the model that the config describes.
         """
-        model = build_from_config(self.model)
-        try:
-            model.load_state_dict(dict(self.weights))
-        except RuntimeError as error:
-            raise CheckpointError(f"weights of another model than its config's: {error}") from None
         floats = {value.dtype for value in self.weights.values() if value.is_floating_point()}
-        return model.to(floats.pop() if len(floats) == 1 else torch.float32).eval()
+        dtype = floats.pop() if len(floats) == 1 else torch.float32
+        try:
+            # The type first: float64 weights copied into a float32 model would be rounded.
+            model = build_from_config(self.model).to(dtype)
+            model.load_state_dict(dict(self.weights))
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"weights of another model than its config's: {error}") from None
+        return model.eval()
+
+
+def _check_archive(data: bytes) -> None:
+    """Compares every part with its checksum. Raises one of `_UNREADABLE`."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        # torch.save never compresses; a small file that unpacks to a huge one is not from there.
+        packed = [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
+        damaged = packed[0] if packed else archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"its part {damaged} is damaged")
+
+
+def _is_normalizers(value: Any) -> bool:
+    return _is_dict(value) and all(
+        _is_dict(pair) and {"mean", "std"} <= pair.keys() and all(isinstance(row, Tensor) for row in pair.values())
+        for pair in value.values()
+    )
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+
+def _is_classes(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in value
+    )
+
+
+_PARTS: Mapping[str, Callable[[Any], bool]] = {
+    "model": _is_dict,
+    "weights": lambda value: _is_dict(value) and all(isinstance(tensor, Tensor) for tensor in value.values()),
+    "step": lambda value: type(value) is int and value >= 0,
+    "classes": _is_classes,
+    "columns": lambda value: _is_dict(value) and all(isinstance(name, str) for name in value.values()),
+    "normalizers": _is_normalizers,
+    **dict.fromkeys(("options", "metrics", "versions", "trainer"), _is_dict),
+}

@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import torch
+import tyro
 
 from models.registry import build, field_names
 from pipeline.options import JOB_VARIABLE
+from stores.order import make_order
 
 GROUP_SIZE = 50
+Precision = Literal["auto", "float32", "bfloat16", "float64"]
+Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]  # without it the last of several would be the only one
+OWN = ("width", "classes", "video_dim")  # fields of a model's config that --width and the store decide
 # What may be another when a run goes on: it decides how fast and how often, not what comes out.
 FREE = ("out", "store", "workers", "cpus_per_worker", "reader_threads", "evaluate_every", "gpu")
 
@@ -23,19 +31,19 @@ class TrainOptions:
     """The feature store: a directory or any fsspec URI."""
     model: str
     """csn, crnn, resnet50, video, early, mid1, mid2 or late; `python -m models` says what each costs."""
-    train_split: tuple[str, ...]
+    train_split: Several
     """Split to train on; may be given several times."""
-    valid_split: tuple[str, ...]
-    """Split to choose the best checkpoint by."""
+    valid_split: Several
+    """Split to choose the best checkpoint by; may be given several times."""
     out: str
     """The run's folder: checkpoints, metrics, curves. A directory or any fsspec URI."""
 
-    columns: tuple[str, ...] = ()
-    """Columns by full name, where the store has several of a feature; `python -m stores status` lists them."""
+    columns: Several = ()
+    """A column by its full name, where the store has several of a feature; `python -m stores status` lists them."""
     width: float = 1.0
     """Multiplies the model's channels: 0.125 trains on a laptop."""
-    set: tuple[str, ...] = ()
-    """A field of the model's config, NAME=VALUE: dropout=0.3, shared_blocks=false, video_transform=raw …"""
+    set: Several = ()
+    """A field of the model's config, NAME=VALUE (dropout=0.3, video_transform=raw …); may be given several times."""
 
     steps: int = 25_000
     """Optimiser steps of the whole run."""
@@ -56,10 +64,10 @@ class TrainOptions:
     spec_augment: bool = False
     """Leave out stripes of the log-mels in training; not in the paper."""
     normalizer: str | None = None
-    """A .npz of mean and std per mel bin (TALNet's mu and sigma will do). Default: the training splits' own."""
+    """A .npz of mean and std per mel bin on disk (TALNet's mu and sigma will do). Default: the training splits' own."""
     normalize_video: bool = False
     """Normalise embeddings too, by the training splits' mean and std; the paper takes them as they are."""
-    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    precision: Precision = "auto"
     """Arithmetic. auto: bfloat16 autocast on GPUs that have it, else float32."""
     strict: bool = False
     """A damaged shard is an error; else its clips are left out, named and counted."""
@@ -86,6 +94,8 @@ class TrainOptions:
         self._require("group_size", self.batch_size % self.group == 0, f"a divisor of the batch, {self.batch_size}")
         for name in ("train_split", "valid_split"):
             self._require(name, len(getattr(self, name)) > 0, "a split")
+        self._require("precision", self.precision in get_args(Precision), ", ".join(get_args(Precision)))
+        make_order(self.order, 0, np.zeros(1), np.array([0, 1]), np.zeros(1))  # raises ValueError for no such order
         self.model_fields()
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
@@ -118,12 +128,10 @@ class TrainOptions:
         found: dict[str, Any] = {"width": self.width}
         for text in self.set:
             name, equals, value = text.partition("=")
-            if not equals or name not in field_names(self.model) or name in ("classes", "video_dim"):
-                known = [name for name in field_names(self.model) if name not in ("classes", "video_dim")]
-                raise ValueError(f"expected --set NAME=VALUE with a name of {', '.join(known)}; got {text!r}")
+            known = [field for field in field_names(self.model) if field not in OWN]
+            if not equals or name not in known:
+                raise ValueError(f"expected --set NAME=VALUE with a name of {', '.join(known) or 'none'}; got {text!r}")
             found[name] = _value(value)
-        import torch
-
         with torch.device("meta"):  # checks names and values without a weight
             build(self.model, **found)
         return found
@@ -139,12 +147,17 @@ def absolute_paths(options: TrainOptions, environment: dict[str, str] | None = N
     """The same options with local paths made absolute, as workers elsewhere need them.
 
     Raises:
-        ValueError: a relative path inside a submitted job, where the working directory is a copy that is thrown away.
+        ValueError: a relative path inside a submitted job, where the working directory is a copy that is thrown away;
+            a normalizer that is not on disk.
     """
     in_job = JOB_VARIABLE in (os.environ if environment is None else environment)
     changes = {}
     for name in ("store", "out", "normalizer"):
         path = getattr(options, name)
+        if name == "normalizer" and path is not None and "://" in path:
+            raise ValueError(
+                f"expected --normalizer of a file on disk, got {path}: copy it to where every worker sees it"
+            )
         if path is None or "://" in path or os.path.isabs(path):
             continue
         if in_job:

@@ -25,6 +25,7 @@ from pipeline.train_progress import TrainProgress
 from pipeline.training import train
 from pipeline.training_step import NonFiniteLoss
 from stores.layout import StoreError
+from stores.shard_index import ShardError
 from stores.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 LONGEST_PAUSE_S = 60.0
 TRIES_WITHOUT_A_STEP = 5  # attempts in a row that end before they get further than the last one
-EXPECTED = (ValueError, StoreError, StorageError, CheckpointError, NonFiniteLoss)
+EXPECTED = (ValueError, StoreError, ShardError, StorageError, CheckpointError, NonFiniteLoss)
 
 
 class TrainingFailed(Exception):  # noqa: N818 - the end of a job, not an error among others

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def columns_for(store: Store, needs: Sequence[str], named: Sequence[str] = ()) -
         StoreError: none or several for a need, or one named that is of no use.
     """
     have = {name: store.read_spec(name).array for name in store.columns()}
-    chosen = [store.resolve_column(name) for name in named]
+    chosen = list(dict.fromkeys(store.resolve_column(name) for name in named))
     useless = [name for name in chosen if have[name] not in needs]
     if useless:
         raise StoreError(f"{', '.join(useless)}: the model reads {' and '.join(needs)} only")
@@ -129,9 +130,16 @@ def open_splits(
     normalizers = {}
     if "logmel" in columns:
         path = options.normalizer
-        normalizers["logmel"] = Normalizer.load(Path(path)) if path else Normalizer.of(train, columns["logmel"])
+        normalizers["logmel"] = _normalizer_in(path) if path else Normalizer.of(train, columns["logmel"])
     if "video" in columns and options.normalize_video:
         normalizers["video"] = Normalizer.of(train, columns["video"], constant_std=1.0)
     how = (options.reader_threads, options.strict)
     reader = SplitReader(train, columns, normalizers, device, dtype, ranks, *how)
     return reader, replace(reader, snapshot=valid)
+
+
+def _normalizer_in(path: str) -> Normalizer:
+    try:
+        return Normalizer.load(Path(path))
+    except (OSError, BadZipFile) as error:
+        raise ValueError(f"expected a .npz of means and deviations at {path}: {error}") from None

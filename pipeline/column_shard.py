@@ -81,11 +81,12 @@ class ColumnReport:
 
 @dataclass
 class _Work:
-    """A stale column of the shard: what is there already and what has been made so far, by position."""
+    """A stale column of the shard: what is there (`lost`: but its tar is not), and what has been made, by position."""
 
     column: Column
     old: Manifest | None
     encoder: Encoder | None
+    lost: bool = False
     rows: dict[int, ManifestRow] = field(default_factory=dict)
     arrays: dict[int, np.ndarray] = field(default_factory=dict)
     devices: set[str] = field(default_factory=set)
@@ -159,11 +160,26 @@ def _stale(
     current: dict[str, dict[str, Any]] = {}
     for column in columns:
         old = read_manifest(store, column.name, split, shard)
-        if old is not None and is_current(old.summary, summary, column.spec.digest, labels):
+        lost = old is not None and _lost(store, column, split, old)
+        if old is not None and not lost and is_current(old.summary, summary, column.spec.digest, labels):
             current[column.name] = _without_sums(old.summary)
         else:
-            found.append(_Work(column, old, encoders[column.name] if column.encoder else None))
+            found.append(_Work(column, old, encoders[column.name] if column.encoder else None, lost=lost))
     return found, current
+
+
+def _lost(store: Store, column: Column, split: str, old: Manifest) -> bool:
+    """Whether the tar that a manifest names is missing, or of another size."""
+    tar = old.summary["tar"]
+    if tar is None:
+        return False
+    name = f"{store.column_folder(column.name, split)}/{tar['name']}"
+    if (size := store.storage.size(name)) == tar["size"]:
+        return False
+    logger.warning(
+        "%s is %s; it is made anew", name, "missing" if size is None else f"of {size} bytes, not {tar['size']}"
+    )
+    return True
 
 
 def _without_sums(summary: dict[str, Any]) -> dict[str, Any]:
@@ -175,7 +191,7 @@ def _reuse(
     store: Store, item: _Work, split: str, shard: int, fetched: Sequence[LedgerRow], segments: Sequence[Segment]
 ) -> int:
     """Takes over what the old manifest has for the same media; returns how many clips that spares."""
-    if item.old is None:
+    if item.old is None or item.lost:
         return 0
     tar = item.old.summary["tar"]
     before = {row.key: row for row in item.old.rows}

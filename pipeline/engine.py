@@ -327,6 +327,7 @@ class IngestRun:
         else:
             self._totals.decoded += report.decoded
             step.state.manifests.update(report.summaries)
+            step.state.lost -= report.summaries.keys()
 
     def _after_fetch(self, state: ShardState, report: MediaReport) -> None:
         self._totals.tried += report.tried

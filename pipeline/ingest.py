@@ -12,8 +12,10 @@ from rich.console import Console
 
 from pipeline.audioset import resolve_segments
 from pipeline.classes import read_class_list
+from pipeline.clip import FetchOptions
 from pipeline.columns import build_columns
 from pipeline.engine import IngestFailed, IngestRun
+from pipeline.fetch import open_source
 from pipeline.options import IngestOptions, absolute_paths
 from pipeline.segments import read_segments
 from pipeline.splits import plan_split
@@ -30,14 +32,17 @@ def main() -> int:
         options = absolute_paths(tyro.cli(IngestOptions, prog="ingest.py"))
         classes = read_class_list(options.labels)
         columns = build_columns(options.column_names, options.encoder_options)
-        store = Store.open_or_create(options.store, options.shard_size, options.seed)
-        splits = []
+        if options.kind == "dir":
+            open_source(options.source, FetchOptions()).close()  # a folder that is not there is found before all else
+        tables = []
         for argument in options.segments:
             listed = resolve_segments(argument)
             table = read_segments(listed.path, classes, options.skip_bad_rows)
             if table.bad_rows.total:
                 console.print(f"{listed.path}: left out {table.bad_rows}", soft_wrap=True)
-            splits.append(plan_split(store, listed.split, table, classes))
+            tables.append((listed.split, table))
+        store = Store.open_or_create(options.store, options.shard_size, options.seed)
+        splits = [plan_split(store, split, table, classes) for split, table in tables]
         for column in columns:
             store.write_spec(column.spec)
         run = IngestRun(options, store, splits, columns, console)
@@ -59,7 +64,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("ingest: stopped; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
-    for line in summary.lines():
+    for line in [*summary.lines(), *summary.reasons(options.max_failed_fraction)]:
         console.print(line, soft_wrap=True, highlight=False)
     return summary.exit_code(options.max_failed_fraction)
 

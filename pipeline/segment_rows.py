@@ -78,7 +78,7 @@ class BadRows:
         if not self.counts:
             return "no bad rows"
         by_reason = ", ".join(f"{reason} {count}" for reason, count in sorted(self.counts.items()))
-        return "\n  ".join([f"bad rows left out: {self.total} ({by_reason}), such as", *map(str, self.examples)])
+        return "\n  ".join([f"{self.total} bad rows ({by_reason}), such as", *map(str, self.examples)])
 
 
 def explain(row: bytes, line: int, mids: Collection[str]) -> BadRow | None:
@@ -98,10 +98,13 @@ def explain(row: bytes, line: int, mids: Collection[str]) -> BadRow | None:
     if not text:
         return None
     fields = [part.lstrip(" ") if place else part for place, part in enumerate(text.split(",", 3))]
-    if fields[0].strip().lower() in ("ytid", "# ytid", "youtube_id"):
+    if fields[0].strip().lower() in ("ytid", "youtube_id"):
+        if line == 1:
+            return None  # a header without its '#', as other tools write it
         return BadRow(line, Reason.MALFORMED, f"a header, {_quoted(text)}", "a header to begin with '#'")
     if len(fields) < 4:
-        return BadRow(line, Reason.MALFORMED, f"{len(fields)} fields, {_quoted(text)}", f"four, as in {EXAMPLE}")
+        count = f"{len(fields)} field{'s' * (len(fields) > 1)}"
+        return BadRow(line, Reason.MALFORMED, f"{count}, {_quoted(text)}", f"four, as in {EXAMPLE}")
     ytid, start, end, labels = fields
     if not re.fullmatch(_ID, ytid):
         expected = "1 to 64 of A-Z a-z 0-9 _ - (YouTube's ids have 11)"
@@ -135,7 +138,9 @@ def _wrong_labels(labels: str, line: int, known: Collection[str]) -> BadRow:
     unknown = [mid for mid in mids if mid not in known]
     if unknown:
         found = f"the label {_quoted(unknown[0])}" + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-        return BadRow(line, Reason.UNKNOWN_MID, found, f"one of the {len(known)} labels of the class list")
+        return BadRow(
+            line, Reason.UNKNOWN_MID, found, f"ids of the class list's {len(known)} classes, such as /m/09x0r"
+        )
     repeated = [mid for mid, count in Counter(mids).items() if count > 1]
     return BadRow(line, Reason.REPEATED_MID, f"the label {_quoted(repeated[0])} twice", "each label once")
 

@@ -53,8 +53,21 @@ class Summary:
 
     def exit_code(self, max_failed_fraction: float) -> int:
         """0 when nothing is pending or stale and no more clips failed than allowed, else 1."""
-        done = not self.pending.total() and not any(self.stale.values())
-        return EXIT_OK if done and self.lost <= max_failed_fraction * self.planned else EXIT_INCOMPLETE
+        return EXIT_INCOMPLETE if self.reasons(max_failed_fraction) else EXIT_OK
+
+    def reasons(self, max_failed_fraction: float) -> list[str]:
+        """Why the exit code is 1, a line each; none where it is 0."""
+        found = []
+        if self.pending.total():
+            found.append(f"exit code 1: {self.pending.total()} clips are pending: run the same command later")
+        if stale := sum(self.stale.values()):
+            found.append(f"exit code 1: {stale} column shards are not up to date; what kept them is said above")
+        if self.lost > max_failed_fraction * self.planned:
+            found.append(
+                f"exit code 1: {self.lost} of {self.planned} clips failed or have no feature, --max-failed-fraction is "
+                f"{max_failed_fraction:g}; `python -m stores failed` names them"
+            )
+        return found
 
     def lines(self) -> list[str]:
         """The account as plain lines."""
@@ -67,9 +80,12 @@ class Summary:
                 f"{column}: ok {counts[OK]}, undecodable {counts[UNDECODABLE]}, crashed {counts[CRASHED]}"
                 + (f", {self.stale[column]} shards not up to date" if self.stale[column] else "")
             )
+        if not (self.tried or self.decoded or self.seconds):
+            out.append("this run: nothing to do")
+            return out
         rate = max(self.tried, self.decoded) / self.wall_s if self.wall_s else 0.0
         out.append(
-            f"this run: {self.tried} clips asked for, {self.decoded} decoded in {self.wall_s:.1f} s "
+            f"this run: {self.tried} fetches tried, {self.decoded} clips decoded in {self.wall_s:.1f} s "
             f"({rate:.2f} clips/s); {size_text(self.traffic)} over the network, "
             f"{size_text(self.media_bytes)} of media in the ledgers"
         )

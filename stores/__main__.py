@@ -1,4 +1,4 @@
-"""Looks into a store: `python -m stores status|show|verify|urls URI …`."""
+"""Looks into a store: `python -m stores status|show|failed|verify|urls URI …`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from stores.failed import losses
 from stores.layout import Store
 from stores.show import Clip, ColumnClip, describe, find_clips
 from stores.status import store_status
@@ -74,7 +75,7 @@ def show(
 
 
 def verify(uri: Uri, *, split: Split = None, column: Column = None, media: bool = False) -> int:
-    """Re-reads every table and tar and compares them; one line a problem, exit code 1 if there is any.
+    """Re-reads every table and column tar and compares them; one line a problem, exit code 1 if there is any.
 
     Args:
         media: Read the media tars too; else they only have to be there in the right size.
@@ -91,6 +92,12 @@ def verify(uri: Uri, *, split: Split = None, column: Column = None, media: bool 
             said = time.monotonic()
             print(f"verify: {counts['shards']:,} shards, {size_text(counts['bytes'])} so far", file=sys.stderr)
     print(_verdict(counts, media))
+    if counts["problems"]:
+        print(
+            "The next ingest makes a column shard anew whose tar is missing or of another size; one with other damage, "
+            "when its manifest (.parquet) is removed first. Media tars and ledgers cannot be made anew: restore them.",
+            file=sys.stderr,
+        )
     return EXIT_FOUND if counts["problems"] else EXIT_OK
 
 
@@ -111,17 +118,51 @@ def urls(
         braces: One line in brace notation instead.
     """
     store = Store.open(uri)
-    found = [store.storage.url(name) for name in live_tars(store, split, store.resolve_column(column))]
+    name = store.resolve_column(column)
+    live = live_tars(store, split, name)
+    code = _complain(store, split, name, live)
+    found = [store.storage.url(tar) for tar in live]
     if braces and len(found) > 1:
         folder = found[0].rsplit("/", 1)[0]
         found = [f"{folder}/{{{','.join(url.rsplit('/', 1)[1].removesuffix('.tar') for url in found)}}}.tar"]
     print(*found, sep="\n", end="\n" if found else "")
+    return code
+
+
+def failed(uri: Uri, *, split: Split = None, column: Column = None) -> int:
+    """The clips without media, or without a feature: split, key, where, status, cause, attempts, words; tab-separated.
+
+    `where` is `media` or a column. Shards that nothing was tried of yet are left out: `status` counts them.
+    """
+    store = Store.open(uri)
+    splits, columns = store.splits(), store.columns()
+    if split is not None and split not in splits:
+        raise ValueError(f"no split {split!r} in {store.storage.uri}; it has: {', '.join(splits) or 'none'}")
+    chosen = columns if column is None else [store.resolve_column(column)]
+    for loss in losses(store, splits if split is None else [split], chosen):
+        values = (loss.split, loss.key, loss.where, loss.status, loss.cause, loss.attempts, loss.words)
+        print(*("-" if value is None else one_line(str(value)) for value in values), sep="\t")
     return EXIT_OK
 
 
+def _complain(store: Store, split: str, column: str, live: list[str]) -> int:
+    """Says on stderr what a list of live tars lacks; the exit code that it is worth."""
+    lost = [name for name in live if store.storage.size(name) is None]
+    plan = store.plan_summary(split)
+    assert plan is not None  # the live tars of a split that is not planned are an error
+    shards = -(-plan["segments"] // store.config.shard_size)
+    folder = store.column_folder(column, split)
+    computed = sum(name.endswith(".parquet") for name in store.sizes(folder))
+    if lost:
+        print(f"stores: {lost[0]} and {len(lost) - 1} more are missing: run ingest again", file=sys.stderr)
+    if computed < shards:
+        print(f"stores: {computed} of {shards} shards of {split} are computed in {column}", file=sys.stderr)
+    return EXIT_FOUND if lost or not live else EXIT_OK
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. Returns 0; 1 when `verify` found something; 2 for what cannot be done, said in one line."""
-    commands = {"status": status, "show": show, "verify": verify, "urls": urls}
+    """Runs one command. Returns 0; 1 when `verify` found something or `urls` lacks tars; 2 for what cannot be done."""
+    commands = {"status": status, "show": show, "verify": verify, "urls": urls, "failed": failed}
     try:
         code: int = tyro.extras.subcommand_cli_from_dict(
             commands,  # type: ignore[arg-type]
@@ -169,8 +210,13 @@ def _verdict(counts: Counter[str], media: bool) -> str:
     names = ("ledgers", "manifests", "feature tars", "media tars")
     seen = ", ".join(f"{counts[name]:,} {name}" for name in names)
     how = "" if media else ", media tars by size only"
-    found = f"{counts['problems']:,} problems" if counts["problems"] else "no problem"
-    return f"verified {counts['shards']:,} shards: {seen}, {size_text(counts['bytes'])} read{how}; {found} found"
+    problems = _counted(counts["problems"], "problem") if counts["problems"] else "no problem"
+    shards = _counted(counts["shards"], "shard")
+    return f"verified {shards}: {seen}, {size_text(counts['bytes'])} read{how}; {problems} found"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class ShardState:
         labels: the digest of its planned clips' labels, see `stores.plans.labels_digests`.
         ledger: its ledger's summary; None before the first commit.
         manifests: by column, the summary of its manifest without the sums; absent before the first commit.
+        lost: columns whose committed tar is missing, or of another size than its manifest says.
     """
 
     split: str
@@ -34,10 +35,11 @@ class ShardState:
     labels: str
     ledger: dict[str, Any] | None = None
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
 
     def is_current(self, column: str, spec_digest: str) -> bool:
-        """Whether the column's shard is up to date with the ledger and the plan; False where either is missing."""
-        return is_current(self.manifests.get(column), self.ledger, spec_digest, self.labels)
+        """Whether the column's shard is there and up to date with the ledger and the plan."""
+        return column not in self.lost and is_current(self.manifests.get(column), self.ledger, spec_digest, self.labels)
 
 
 def read_states(store: Store, states: Sequence[ShardState], columns: Sequence[str]) -> dict[str, int]:
@@ -64,6 +66,9 @@ def read_states(store: Store, states: Sequence[ShardState], columns: Sequence[st
                 summary = summary_of(store.storage.read(name), name)
                 summary.pop("sums", None)  # by far its largest part: 40 kB a shard in memory for a video column
                 state.manifests[column] = summary
+                tar = summary["tar"]
+                if tar and sizes.get(f"{store.column_folder(column, state.split)}/{tar['name']}") != tar["size"]:
+                    state.lost.add(column)
 
     read_all(read, states)
     return sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -312,3 +313,19 @@ def test_a_crash_between_tar_and_manifest_leaves_nothing_visible(bench: Bench, m
 def test_columns_before_media_are_refused(bench: Bench) -> None:
     with pytest.raises(StoreError, match="no ledger yet"):
         bench.compute()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_lost_tar_is_made_anew_bit_for_bit(bench: Bench, damage: str) -> None:
+    bench.fetch()
+    logmel = bench.columns[:1]
+    bench.compute(logmel)
+    before = bench.tar(logmel[0])
+    path = Path(bench.store.storage.path(f"features/{logmel[0].name}/eval"))
+    tar = path / bench.manifest(logmel[0]).summary["tar"]["name"]
+    tar.unlink() if damage == "missing" else os.truncate(tar, len(before) - 512)
+    report = bench.compute(logmel)
+    assert report.decoded == sum(row.media_sha256 is not None for row in bench.manifest(logmel[0]).rows)
+    assert report.reused == 0
+    assert bench.tar(logmel[0]) == before
+    assert bench.compute(logmel).decoded == 0

@@ -12,7 +12,7 @@ MIDS = {"/m/a", "/m/b"}
 @pytest.mark.parametrize(
     ("row", "reason", "found", "expected"),
     [
-        (b"hello\n", Reason.MALFORMED, "1 fields, 'hello'", "four, as in --4gqARaEJE"),
+        (b"hello\n", Reason.MALFORMED, "1 field, 'hello'", "four, as in --4gqARaEJE"),
         (b"id, 0.0, 10.0\n", Reason.MALFORMED, "3 fields", "four"),
         (b"YTID,start_seconds,end_seconds,positive_labels\n", Reason.MALFORMED, "a header", "begin with '#'"),
         (b"id, 0.0, 10.0, \n", Reason.MALFORMED, "the labels ''", "one label, or several in one pair of quotes"),
@@ -34,8 +34,8 @@ MIDS = {"/m/a", "/m/b"}
         (b"id, 10.0, 0.0, /m/a\n", Reason.BAD_TIMES, "start '10.0' and end '0.0'", "an end after the start"),
         (b"id, 0.0, 60.001, /m/a\n", Reason.BAD_TIMES, "end '60.001'", "at most 60 seconds"),
         (b"id, 2147480.0, 2147483.648, /m/a\n", Reason.BAD_TIMES, "2147483.648", "an end of at most 2147483.647"),
-        (b'id, 0.0, 10.0, "/m/a,/m/x"\n', Reason.UNKNOWN_MID, "the label '/m/x'", "one of the 2 labels"),
-        (b'id, 0.0, 10.0, "/m/y,/m/x"\n', Reason.UNKNOWN_MID, "the label '/m/y' and 1 more", "one of the 2"),
+        (b'id, 0.0, 10.0, "/m/a,/m/x"\n', Reason.UNKNOWN_MID, "the label '/m/x'", "ids of the class list"),
+        (b'id, 0.0, 10.0, "/m/y,/m/x"\n', Reason.UNKNOWN_MID, "the label '/m/y' and 1 more", "list's 2 classes"),
         (b'id, 0.0, 10.0, "/m/a,/m/b,/m/a"\n', Reason.REPEATED_MID, "the label '/m/a' twice", "each label once"),
         (b"id, 0.0\0, 10.0, /m/a\n", Reason.BAD_BYTES, "a NUL byte at byte 7", "text"),
         (b"id, 0.0, 10.0, \xff\n", Reason.BAD_BYTES, "the byte 0xff", "UTF-8"),
@@ -70,6 +70,10 @@ def test_report_counts_all_and_shows_the_first_few() -> None:
     assert report.total == 11
     assert report.counts == {Reason.BAD_ID: 10, Reason.BAD_TIMES: 1}
     assert [row.line for row in report.examples] == [*range(1, EXAMPLES_PER_REASON + 1), 11]
-    assert str(report).startswith(
-        "bad rows left out: 11 (bad_id 10, bad_times 1), such as\n  line 1: found id 1; expected an id"
-    )
+    assert str(report).startswith("11 bad rows (bad_id 10, bad_times 1), such as\n  line 1: found id 1; expected an id")
+
+
+def test_a_header_without_its_sign_is_one_on_the_first_line_only() -> None:
+    header = b"YTID,start_seconds,end_seconds,positive_labels\n"
+    assert explain(header, 1, {"/m/a"}) is None
+    assert explain(header, 2, {"/m/a"}) is not None

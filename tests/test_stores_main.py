@@ -129,9 +129,11 @@ def test_verify_prints_a_line_a_problem_and_a_verdict(tmp_path: Path, capsys: Ca
     assert main(["verify", str(tmp_path)]) == 0
     capsys.readouterr()
     assert main(["verify", str(tmp_path), "--media"]) == 1
-    *lines, verdict = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert "restore them" in said.err
+    *lines, verdict = said.out.splitlines()
     assert lines and all(f"media/eval/{tar.name}: " in line and "expected" in line for line in lines)
-    assert verdict.endswith(f"; {len(lines)} problems found")
+    assert verdict.endswith(f"; {len(lines)} problem{'s' * (len(lines) > 1)} found")
 
 
 def urls_of(folder: Path, capsys: Captured, *args: str) -> list[str]:
@@ -167,7 +169,8 @@ def test_braces_of_one_tar_and_of_none(tmp_path: Path, capsys: Captured) -> None
     (url,) = urls_of(tmp_path, capsys, "--column", "logmel", "--braces")
     assert Path(url).is_file()
     store.storage.remove(store.manifest_name(LOGMEL.column, SPLIT, 1))
-    assert urls_of(tmp_path, capsys, "--column", "logmel") == []
+    assert main(["urls", str(tmp_path), "--split", "eval", "--column", "logmel"]) == 1
+    assert capsys.readouterr().out == ""
 
 
 def test_as_a_module_and_into_a_pipe_that_closes(folder: Path, repository: Path) -> None:
@@ -188,3 +191,35 @@ def test_what_is_looked_into_stays_as_it_was(folder: Path, capsys: Captured) -> 
         assert main([command, str(folder)]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert Store.open(str(folder)).splits() == [SPLIT]
+
+
+def test_failed_lists_clips_with_their_causes(folder: Path, capsys: Captured) -> None:
+    assert main(["failed", str(folder), "--column", "logmel"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert {len(row) for row in rows} == {7}
+    assert {row[2] for row in rows} == {"media", LOGMEL.column}
+    assert "gone" in {row[4] for row in rows}
+    assert main(["failed", str(folder), "--split", "none"]) == 2
+
+
+def test_urls_say_what_they_lack(tmp_path: Path, capsys: Captured) -> None:
+    make_store(tmp_path, shards=(0, 1))
+    asked = ["urls", str(tmp_path), "--split", SPLIT, "--column", "logmel"]
+    assert main(asked) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert "2 of 3 shards" in said.err
+    tars = sorted((tmp_path / "features" / LOGMEL.column / SPLIT).glob("*.tar"))
+    tars[0].unlink()
+    assert main(asked) == 1
+    assert "run ingest again" in capsys.readouterr().err
+
+
+def test_urls_of_a_column_that_is_not_computed_are_an_error(tmp_path: Path, capsys: Captured) -> None:
+    make_store(tmp_path, columns=(LOGMEL,), shards=(0,))
+    store = Store.open(str(tmp_path))
+    store.write_spec(VIDEO)
+    assert main(["urls", str(tmp_path), "--split", SPLIT, "--column", VIDEO.column]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "0 of 3 shards" in said.err

@@ -72,3 +72,13 @@ def test_a_broken_invariant_is_loud() -> None:
         Summary(planned=3, fetched=2).check()
     with pytest.raises(AssertionError, match="ok \\+ undecodable"):
         Summary(planned=2, fetched=2, columns={"c": Counter(ok=1)}, stale={"c": 0}).check()
+
+
+def test_the_exit_code_is_explained() -> None:
+    total = summarise([state(0, 8, 1, 1, bad=1), state(1, 3, current=False)], [COLUMN])
+    text = "\n".join(total.reasons(0.0))
+    assert "1 clips are pending" in text
+    assert "1 column shards" in text
+    assert "2 of 13 clips failed" in text
+    assert summarise([state(0, 10)], [COLUMN]).reasons(0.0) == []
+    assert "nothing to do" in "\n".join(total.lines())

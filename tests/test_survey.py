@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,12 @@ def test_read_all_keeps_order_and_raises_the_error_as_it_is() -> None:
     assert read_all(lambda item: item * item, range(100)) == [item * item for item in range(100)]
     with pytest.raises(ZeroDivisionError):
         read_all(lambda item: 1 / item, [1, 0])
+
+
+def test_a_column_whose_tar_is_missing_or_cut_is_lost_and_not_current(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    tars = sorted((tmp_path / "features" / LOGMEL.column / SPLIT).glob("*.tar"))
+    os.truncate(tars[0], tars[0].stat().st_size - 512)
+    tars[1].unlink()
+    assert [state.lost for state in states(store)] == [{LOGMEL.column}, {LOGMEL.column}, set()]
+    assert current(store) == [[False, True], [False, True], [True, True]]

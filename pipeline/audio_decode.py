@@ -249,4 +249,6 @@ def resample(sound: Sound, sample_rate: int, rules: SoundRules) -> np.ndarray:
             parts.append(graph.pull().to_ndarray()[0])
         except av.EOFError:
             break
+    if not parts:
+        raise Undecodable(f"{count} samples of sound at {sound.rate} Hz are too few to be resampled")
     return np.concatenate(parts)[: round(count * sample_rate / sound.rate)]

@@ -25,6 +25,7 @@ import numpy as np
 from pipeline.media import DecodedClip, DecodeRules, FrameSpec, Undecodable, decode_clip
 
 _PR_SET_PDEATHSIG = 1
+LOUDEST = 1e6  # full scale is 1; beyond 1e9 the log-mel's float32 overflows
 LogMel = Callable[[np.ndarray], np.ndarray]
 
 
@@ -91,8 +92,8 @@ def _work(
         frames=frames,
         out=out,
     )
-    if clip.waveform is not None and not np.isfinite(clip.waveform).all():
-        raise Undecodable("its sound holds samples that are not numbers")
+    if clip.waveform is not None and not (np.abs(clip.waveform) <= LOUDEST).all():
+        raise Undecodable("its sound holds samples that are not numbers, or beyond any sound")
     decoded = time.perf_counter()
     array = b""
     if logmel is not None and clip.waveform is not None and clip.has_audio:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 from collections.abc import Iterable, Iterator
@@ -110,6 +111,11 @@ class Demuxer:
         except av.FFmpegError as error:
             self._file.close()
             raise Undecodable(f"not a media file of a known format: {error.strerror}") from error
+        except OSError as error:
+            self._file.close()
+            if error.errno != errno.EINVAL:  # FFmpeg seeks before the beginning of a file that is shorter than a header
+                raise
+            raise Undecodable("not a media file of a known format: it is empty or nearly so") from error
         try:
             self._check(container)
         except Undecodable:

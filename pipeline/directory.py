@@ -42,7 +42,7 @@ class DirectoryFetcher:
         self._options = options
         try:
             with os.scandir(self._folder) as entries:
-                names = [entry.name for entry in entries if entry.is_file()]
+                names = [entry.name for entry in entries if _is_file(entry)]
         except OSError as error:
             raise ValueError(
                 f"expected a folder of media files, got {folder}: {error.strerror}; the source is dir:/path/to/folder"
@@ -125,8 +125,16 @@ def names_start(rest: str, start_ms: int) -> bool:
     return number == start_ms or number * 1000 == start_ms
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link that leads nowhere or in a circle is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def _is_media(extension: str) -> bool:
-    return bool(extension) and _SIDECAR.fullmatch(extension) is None
+    return extension.isascii() and extension.isalnum() and _SIDECAR.fullmatch(extension) is None
 
 
 def _extension(name: str) -> str:

@@ -35,7 +35,8 @@ def cut_off_after(seconds: float, connection: Any) -> Iterator[Alarm]:
     """Shuts a connection's socket down if the block takes longer; who reads from it then gets an error or its end.
 
     Args:
-        connection: urllib3's, or None where the response is complete already.
+        connection: urllib3's; or a response of a session of ours, which keeps its socket even where its connection has
+            given that away (HTTP/1.0, `Connection: close`); or None.
     """
     alarm = Alarm()
     sock = getattr(connection, "sock", None)
@@ -67,8 +68,10 @@ class _PunctualHeader:
 
     def getresponse(self) -> Any:
         with cut_off_after(self.timeout or 60.0, self) as alarm:  # type: ignore[attr-defined]
+            sock = self.sock  # type: ignore[attr-defined]
             try:
                 response = super().getresponse()  # type: ignore[misc]
+                response.sock = sock
             except OSError as error:
                 if alarm.rang:
                     raise TimeoutError("the response header did not come in time") from error

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 import ray
@@ -16,6 +17,7 @@ from pipeline.clip import FetchOptions
 from pipeline.columns import build_columns
 from pipeline.engine import IngestFailed, IngestRun
 from pipeline.fetch import open_source
+from pipeline.http_session import load_cookies
 from pipeline.options import IngestOptions, absolute_paths
 from pipeline.segments import read_segments
 from pipeline.splits import plan_split
@@ -28,12 +30,15 @@ def main() -> int:
     """Runs the ingest and returns its exit code: 0 done, 1 something is pending or failed, 2 usage, 3 a bug of ours."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = Console(stderr=False)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         options = absolute_paths(tyro.cli(IngestOptions, prog="ingest.py"))
         classes = read_class_list(options.labels)
         columns = build_columns(options.column_names, options.encoder_options)
         if options.kind == "dir":
             open_source(options.source, FetchOptions()).close()  # a folder that is not there is found before all else
+        if options.cookies:
+            load_cookies(options.cookies)
         tables = []
         for argument in options.segments:
             listed = resolve_segments(argument)
@@ -67,6 +72,11 @@ def main() -> int:
     for line in [*summary.lines(), *summary.reasons(options.max_failed_fraction)]:
         console.print(line, soft_wrap=True, highlight=False)
     return summary.exit_code(options.max_failed_fraction)
+
+
+def _stop(number: int, frame: object) -> None:
+    """SIGTERM is an interrupt: what is done is committed, and the same command goes on."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

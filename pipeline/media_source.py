@@ -44,7 +44,7 @@ class MediaSource:
             try:
                 data = self.store.storage.read_range(name, row.offset, row.offset + row.media_bytes)
             except FileNotFoundError as error:
-                raise StorageError(f"{name} is missing, and its ledger names it") from error
+                raise MediaGone(f"{name} is missing, and its ledger names it: restore it") from error
             return _checked(data, row, name)
         if row.position in self._spooled:
             return _checked(self.spool.media(row.position), row, self.spool.folder)

@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import tyro
 
@@ -18,6 +19,8 @@ from pipeline.weights import resolve_weights
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 RETRIED = (Cause.GONE, Cause.GONE_HERE, Cause.UNREACHABLE, Cause.UNDECODABLE)  # the causes that fail a clip
 LONGEST_WAIT_S = 30 * 86_400.0
+PROXIES = ("http", "https", "socks4", "socks5", "socks5h")
+SLOWEST_PER_HOUR = 0.01  # one in four days
 YOUTUBE_PER_HOUR = 300.0  # what a guest session is given (VIDEO.md section 4)
 
 
@@ -99,7 +102,14 @@ class IngestOptions:
         for name in counts:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"expected --{name.replace('_', '-')} of at least 1, got {getattr(self, name)}")
-        for name in ("encoder_gpus", "fps", "seconds_per_clip", "retry_delay", "videos_per_hour", "read_timeout"):
+        if not self.store or self.store.startswith("memory:"):
+            raise ValueError(f"expected --store of a directory or a bucket's URI, got {self.store!r}")
+        if self.proxy and urlsplit(self.proxy).scheme not in PROXIES:
+            raise ValueError(f"expected --proxy of {', '.join(PROXIES)}://host:port, got {self.proxy!r}")
+        if self.videos_per_hour is not None and 0 < self.videos_per_hour < SLOWEST_PER_HOUR:
+            raise ValueError(f"expected --videos-per-hour of at least {SLOWEST_PER_HOUR}, got {self.videos_per_hour}")
+        positive = ("encoder_gpus", "fps", "seconds_per_clip", "retry_delay", "videos_per_hour", "read_timeout")
+        for name in (*positive, "fetch_deadline"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"expected --{name.replace('_', '-')} above 0, got {value}")

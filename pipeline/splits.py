@@ -63,6 +63,11 @@ def plan_split(store: Store, name: str, listed: SegmentTable, classes: ClassList
         store.write_plan(name, plan, summary)
     else:
         stored, before = store.read_plan(name)
+        if (before["seed"], before["shard_size"]) != (seed, size):
+            raise StoreError(
+                f"split {name!r} of {store.storage.uri} was planned with seed {before['seed']} and shards of "
+                f"{before['shard_size']}, and its store.json now says {seed} and {size}: restore that file"
+            )
         # A summary is compared as JSON: that is what it was stored as.
         if before != json.loads(json.dumps(summary)):
             _replace_labels(store, name, stored, plan, summary)

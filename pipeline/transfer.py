@@ -88,18 +88,26 @@ class RemoteUrl:
     def _send(self, first: int, last: int) -> requests.Response:
         options, left = self.spending.options, self.spending.remaining_s()
         self.spending.requests += 1
-        return self._session.get(
-            self._url,
-            headers={**self._headers, "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"},
-            stream=True,
-            allow_redirects=False,
-            timeout=(min(options.connect_timeout_s, left), min(options.read_timeout_s, left)),
-            verify=self._session.verify,  # given again because the environment's would win over the session's
-        )
+        try:
+            return self._session.get(
+                self._url,
+                headers={**self._headers, "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"},
+                stream=True,
+                allow_redirects=False,
+                timeout=(min(options.connect_timeout_s, left), min(options.read_timeout_s, left)),
+                verify=self._session.verify,  # given again because the environment's would win over the session's
+            )
+        except requests.RequestException:
+            raise
+        except ValueError as error:  # requests reads a redirect's target even where it does not follow it
+            raise FetchFailure(Cause.UNREACHABLE, plain_words(f"an answer that makes no sense: {error}")) from error
 
     def _redirect(self, location: str) -> None:
-        target = urljoin(self._url, location)
-        old, new = urlsplit(self._url), urlsplit(target)
+        try:
+            target = urljoin(self._url, location)
+            old, new = urlsplit(self._url), urlsplit(target)
+        except ValueError as error:
+            raise FetchFailure(Cause.UNREACHABLE, plain_words(f"redirected to {location!r}: {error}")) from error
         if new.scheme not in ("http", "https") or not new.hostname:
             raise FetchFailure(Cause.UNREACHABLE, f"redirected to what is not http: {plain_words(target)}")
         if (old.scheme, old.netloc) != (new.scheme, new.netloc):
@@ -131,7 +139,7 @@ def body(response: requests.Response, length: int | None, spending: Spending) ->
         urllib3.exceptions.HTTPError, OSError: the transfer failed or was cut.
     """
     left = length
-    with response, cut_off_after(spending.remaining_s(), response.raw.connection) as alarm:
+    with response, cut_off_after(spending.remaining_s(), response.raw) as alarm:
         while left is None or left > 0:
             try:
                 chunk = response.raw.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))

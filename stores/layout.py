@@ -26,6 +26,7 @@ from stores.tables import PLAN_SCHEMA, from_parquet, summary_of, to_parquet
 
 FORMAT = 1
 DEFAULT_SHARD_SIZE = 512
+LARGEST_SHARD = 100_000
 DEFAULT_SEED = 0
 PLAN_ROW_GROUP = 65_536
 _SPLIT = re.compile(r"^[a-z0-9][a-z0-9_]{0,63}$")
@@ -74,8 +75,8 @@ class Store:
         asked = StoreConfig(
             DEFAULT_SHARD_SIZE if shard_size is None else shard_size, DEFAULT_SEED if seed is None else seed
         )
-        if asked.shard_size < 1:
-            raise StoreError(f"expected a shard size of at least 1, got {asked.shard_size}")
+        if not 1 <= asked.shard_size <= LARGEST_SHARD:
+            raise StoreError(f"expected a shard size of 1 to {LARGEST_SHARD}, got {asked.shard_size}")
         try:
             storage.publish("store.json", asked.to_json().encode(), if_version=ABSENT)
             return cls(storage, asked)

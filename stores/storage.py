@@ -12,6 +12,7 @@ on every backend:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -29,6 +30,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 SCRATCH = ".tmp"
 LOCK = ".lock"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # what a disk that is built on can come up with
 # What object stores' own libraries raise beside OSError: no credentials, no way to the endpoint.
 LIBRARY_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
@@ -162,7 +164,7 @@ class Storage:
             Conflict: the condition does not hold (somebody else committed).
             StorageError: the backend failed; the object is as it was.
         """
-        with self._errors(name):
+        with self._errors(name, writing=True):
             if self.is_local:
                 self._publish_local(name, data, if_version)
             else:
@@ -170,7 +172,7 @@ class Storage:
 
     def publish_file(self, source: Path, name: str) -> None:
         """Moves a finished local file (of `scratch_file`) into the store, atomically and durably."""
-        with self._errors(name):
+        with self._errors(name, writing=True):
             if self.is_local:
                 with open(source, "rb") as file:
                     os.fsync(file.fileno())
@@ -185,11 +187,15 @@ class Storage:
     def scratch_file(self) -> Iterator[Path]:
         """A path to build a file at, on the store's own disk where there is one; removed if it was not published."""
         folder = Path(self.root, SCRATCH) if self.is_local else Path(tempfile.gettempdir(), "avlens-scratch")
-        with self._errors(str(folder)):
+        with self._errors(str(folder), writing=True):
             folder.mkdir(parents=True, exist_ok=True)
         path = folder / uuid.uuid4().hex
         try:
             yield path
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise StorageError(f"{path}: {error.strerror}") from error
         finally:
             path.unlink(missing_ok=True)
 
@@ -270,12 +276,14 @@ class Storage:
             yield
 
     @contextlib.contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
-        """Backend errors become StorageError; "absent" stays FileNotFoundError because callers ask about it."""
+    def _errors(self, name: str, writing: bool = False) -> Iterator[None]:
+        """Backend errors become StorageError; "absent" stays FileNotFoundError for readers, who ask about it."""
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError):
-            raise
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not writing:
+                raise
+            raise StorageError(f"{self.root}/{name} cannot be written: {error.strerror or error}") from error
         except self._failures as error:
             raise StorageError(f"{self.root}/{name}: {type(error).__name__}: {error}") from error
 

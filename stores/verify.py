@@ -78,6 +78,7 @@ def verify(store: Store, split: str | None = None, column: str | None = None, me
     if split is not None and split not in splits:
         raise StoreError(f"no split {split!r} in {store.storage.uri}; it has: {', '.join(splits) or 'none'}")
     specs, checked = _check_specs(store, store.columns() if column is None else [column])
+    checked.problems += _without_plan(store, splits, specs)
     yield checked
     for name in splits if split is None else [split]:
         planned, checked = _check_split(store, name, specs)
@@ -98,6 +99,15 @@ def _check_specs(store: Store, columns: Sequence[str]) -> tuple[list[Spec], Chec
             else:
                 specs.append(spec)
     return specs, checked
+
+
+def _without_plan(store: Store, splits: Sequence[str], specs: Sequence[Spec]) -> Iterator[Problem]:
+    """Folders of splits whose plan is gone: nothing else would notice what lies in them."""
+    for parent in ("media", *(f"features/{spec.column}" for spec in specs)):
+        for entry in store.storage.list(parent):
+            name = entry.name.rsplit("/", 1)[1]
+            if entry.size < 0 and name not in splits and store.sizes(entry.name):
+                yield Problem(entry.name, f"a plan of {name}, {store.plan_name(name)}", "none")
 
 
 def _check_split(store: Store, split: str, specs: Sequence[Spec]) -> tuple[_PlannedSplit | None, Checked]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import soundfile
 from media_factory import Audio, Video, write_media
 
 from pipeline.decode_process import DecodeJob, DecodeOptions, DecodeResult
@@ -195,3 +196,21 @@ def test_a_suspect_is_tried_again_last_and_alone(clips: list[bytes], tmp_path: P
     assert under_way[first_try_ended]  # others went on meanwhile
     assert all(0 not in others or others == [0] for others in under_way[first_try_ended:])
     assert under_way[-2] == [0]
+
+
+@pytest.mark.parametrize("kind", ["empty file", "empty bytes", "huge samples", "one sample"])
+def test_what_holds_no_sound_is_the_clips_failure_not_ours(kind: str, clips: list[bytes], tmp_path: Path) -> None:
+    path = tmp_path / "odd.wav"
+    if kind == "huge samples":
+        soundfile.write(path, np.full(160_000, 3e38, np.float32), 16_000, subtype="FLOAT")
+    elif kind == "one sample":
+        soundfile.write(path, np.zeros(10, np.float32), 1, subtype="PCM_16")
+    else:
+        path.write_bytes(b"")
+    decoder = Decoder(DecodeOptions(16_000, None, logmel=True))
+    try:
+        found = by_index(decoder.decode(jobs([path.read_bytes() if kind == "empty bytes" else str(path), clips[0]])))
+    finally:
+        decoder.close()
+    assert [found[i][0].status for i in (0, 1)] == ["undecodable", "ok"]
+    assert found[0][0].words

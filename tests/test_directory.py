@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import av
@@ -193,3 +194,11 @@ def test_real_clips(shared_data: Path) -> None:
         clip = source.fetch(segment(ytid, round(1000 * float(start)), round(1000 * float(end))))
         assert clip.path is not None
         assert Path(clip.path).stem == ytid
+
+
+def test_links_in_a_circle_and_names_that_are_no_text_harm_nobody(tmp_path: Path) -> None:
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "nowhere.mp4").symlink_to("absent")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + ID.encode() + b".m\xffp4")).write_bytes(b"odd")
+    (tmp_path / f"{ID}.mp4").write_bytes(b"media")
+    assert found(tmp_path, segment()) == (f"{ID}.mp4", None)

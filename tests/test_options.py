@@ -76,3 +76,19 @@ def test_inside_a_job_relative_paths_are_refused(change: dict, flag: str) -> Non
 def test_nonsense_is_refused_at_once(change: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
         replace(BASE, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        ({"store": ""}, "--store"),
+        ({"store": "memory://x"}, "--store"),
+        ({"proxy": "garbage"}, "--proxy"),
+        ({"fetch_deadline": 0.0}, "--fetch-deadline"),
+        ({"fetch_deadline": float("nan")}, "--fetch-deadline"),
+        ({"videos_per_hour": 1e-300}, "--videos-per-hour"),
+    ],
+)
+def test_what_would_fail_every_clip_is_refused_at_once(change: dict, flag: str) -> None:
+    with pytest.raises(ValueError, match=flag):
+        replace(BASE, **change)

@@ -62,3 +62,19 @@ def test_other_segments_under_the_same_name_are_refused(store: Store, tmp_path: 
     with pytest.raises(StoreError, match="planned from other segments"):
         plan(store, tmp_path, rows)
     assert plan(store, tmp_path, rows, "other").name == "other"
+
+
+def test_a_store_whose_settings_were_changed_by_hand_is_refused_by_name(store: Store, tmp_path: Path) -> None:
+    plan(store, tmp_path, ROWS)
+    path = tmp_path / "store" / "store.json"
+    path.write_text(
+        path.read_text().replace('"shard_size": 2', '"shard_size": 3').replace('"shard_size":2', '"shard_size":3')
+    )
+    with pytest.raises(StoreError, match=r"store\.json"):
+        plan(Store.open(str(tmp_path / "store")), tmp_path, ROWS)
+
+
+def test_a_shard_size_beyond_reason_makes_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="shard size"):
+        Store.open_or_create(str(tmp_path / "other"), shard_size=3_000_000_000)
+    assert not (tmp_path / "other" / "store.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -183,3 +184,18 @@ def test_what_lies_below_a_file_is_absent(storage: Storage) -> None:
     assert storage.read_versioned("a/b") == (None, ABSENT)
     assert storage.size("a/b") is None
     assert storage.list("a/b") == []
+
+
+def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    storage = Storage(str(tmp_path / "file" / "store"))
+    with pytest.raises(StorageError, match="cannot be written"):
+        storage.publish("a/b", b"x")
+    assert storage.read_versioned("a/b")[0] is None
+
+
+def test_a_full_disk_under_a_scratch_file_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No space left"), Storage(str(tmp_path)).scratch_file():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(PermissionError), Storage(str(tmp_path)).scratch_file():
+        raise PermissionError(errno.EPERM, "ours")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -155,3 +156,66 @@ def test_a_stream_without_a_length_ends_with_its_connection(session: requests.Se
         assert stream.announced is None
         assert stream.read_to_end() == len(BODY)
         stream.close()
+
+
+@pytest.fixture
+def odd_server() -> Iterator[Callable[[bytes], str]]:
+    """Serves raw bytes, then drips zeros for as long as anybody reads, and closes: no answer of it is kept alive."""
+    answers: list[bytes] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    connection.recv(65_536)
+                    connection.sendall(answers[0])
+                    while b"200 OK" in answers[0]:
+                        connection.sendall(b"0")
+                        time.sleep(0.05)
+                except OSError:
+                    continue
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+
+    def url(answer: bytes) -> str:
+        answers[:] = [answer]
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+
+    yield url
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"HTTP/1.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 100000\r\n\r\n",
+    ],
+)
+def test_a_body_that_drips_until_it_closes_ends_with_the_deadline(
+    session: requests.Session, odd_server: Callable[[bytes], str], header: bytes
+) -> None:
+    spending = Spending(FetchOptions(proxy="", read_timeout_s=2, deadline_s=1.0))
+    began = time.monotonic()
+    response = RemoteUrl(session, odd_server(header), spending).get(0, 99_999)
+    with pytest.raises(FetchFailure) as caught:
+        for _ in body(response, None, spending):
+            pass
+    assert caught.value.cause is Cause.UNREACHABLE
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("location", [b"http://[::1/", b"http://\xff\xfe/x", b"\xe4"])
+def test_a_redirect_to_nonsense_is_the_servers_failure(
+    session: requests.Session, odd_server: Callable[[bytes], str], location: bytes
+) -> None:
+    answer = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: " + location + b"\r\n\r\n"
+    found = failure(RemoteUrl(session, odd_server(answer), Spending(OPTIONS)))
+    assert found.cause is Cause.UNREACHABLE

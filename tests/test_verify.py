@@ -270,3 +270,10 @@ def test_rows_survive_a_round_trip_of_the_editor(store: Store) -> None:
     manifest = read_manifest(store, LOGMEL.column, SPLIT, 0)
     assert manifest is not None
     assert {*asdict(manifest.rows[0])} == {*MANIFEST_SCHEMA.names}
+
+
+def test_what_lies_in_a_split_whose_plan_is_gone_is_found(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    (tmp_path / store.plan_name(SPLIT)).unlink()
+    problems = [problem for checked in verify(store) for problem in checked.problems]
+    assert {problem.file for problem in problems} >= {f"media/{SPLIT}", f"features/{LOGMEL.column}/{SPLIT}"}

@@ -75,7 +75,7 @@ def main() -> int:
         f"the recognisers, with their curves: {folder / 'runs'}.\n"
         "Scaled down to fit two cores and a few minutes: r2plus1d_18 with random weights instead of r2plus1d_34 with "
         "IG-65M's, float32 instead of bfloat16, windows of 8 frames of 64 pixels at 8 fps instead of 32 of 112 at 30, "
-        "shards of 16 clips, not 512; recognisers of an eighth of the width and 60 steps of 16 clips, not 25,000 of 300. "
+        "shards of 16 clips, not 512; recognisers of an eighth of the width, 60 steps of 16 clips, not 25,000 of 300. "
         "The log-mel bank, the store and the jobs are the real ones."
     )
     return code

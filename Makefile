@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all lint format bench clean
+.PHONY: setup demo test test-all lint format bench bench-reader clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,12 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/plan.py --json benchmarks/results/plan.json
 	$(BIN)/python benchmarks/ingest.py --json benchmarks/results/ingest.json
+	$(BIN)/python benchmarks/metrics.py --json benchmarks/results/metrics.json
+	$(MAKE) bench-reader
+
+# Installs the peers (LitData, MosaicML streaming) into an environment of their own in the temporary folder.
+bench-reader: setup
+	$(BIN)/python benchmarks/reader.py --json benchmarks/results/reader.json
 
 clean:
 	rm -rf demo store build *.egg-info

@@ -31,7 +31,7 @@ class ScoresOrigin:
 
     Attributes:
         model: name of the model in the registry.
-        checkpoint: sha256 (hex) of the checkpoint that gave the scores.
+        checkpoint: digest (hex) of the checkpoint that gave the scores: what decides them, not its file's bytes.
         split: the split that was scored.
         snapshot: digest of the snapshot of manifests that it was read from.
         classes: (mid, display name) by class index, as in a plan's summary.

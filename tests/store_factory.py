@@ -226,3 +226,82 @@ def column_tars(store: Path) -> dict[str, str]:
         str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(store.glob("features/*/*/*.tar"))
     }
+
+
+# ---------------------------------------------------------------- larger stores of small arrays, for the reader
+
+SMALL_LOGMEL = Spec("logmel", "logmel", (4, 3), "float16", {"logmel": {"n_mels": 3}})
+SMALL_VIDEO = Spec("embedding", "video", (2, 5), "float16", {"weights": {"kind": "random", "seed": 0}})
+
+
+def make_wide_store(
+    uri: str,
+    clips: int = 60,
+    shard_size: int = 8,
+    split: str = SPLIT,
+    columns: Sequence[Spec] = (SMALL_LOGMEL, SMALL_VIDEO),
+    lacking: Iterable[tuple[str, int]] = (),
+    first: int = 0,
+    **options: Any,
+) -> Store:
+    """A store of many clips whose arrays are small, with plan and manifests but no media.
+
+    Args:
+        lacking: (feature, clip): the clip is undecodable in that column.
+        first: number of the first clip: another one gives other keys. Clip i has the classes i % 7 and, every third,
+            (i + 2) % 7; every eleventh has no sound.
+    """
+    store = Store.open_or_create(uri, shard_size=shard_size, **options)
+    rows = [wide_row(first + number, number, shard_size) for number in range(clips)]
+    summary = {"format": FORMAT, "split": split, "segments": clips, "classes": [list(pair) for pair in CLASSES]}
+    store.write_plan(split, pa.Table.from_pylist(rows, PLAN_SCHEMA), summary)
+    for spec in columns:
+        store.write_spec(spec)
+        lacks = {number for feature, number in lacking if feature == spec.feature}
+        for shard in range(-(-clips // shard_size)):
+            commit_wide_shard(store, spec, split, shard, rows[shard * shard_size :][:shard_size], lacks)
+    return store
+
+
+def wide_row(clip: int, number: int, shard_size: int) -> dict[str, Any]:
+    """A clip's planned segment."""
+    labels = [clip % 7] + ([(clip + 2) % 7] if clip % 3 == 0 else [])
+    place = {"shard": number // shard_size, "position": number % shard_size, "start_ms": 0, "end_ms": 10_000}
+    names = {"key": f"wide{clip:07d}_0", "ytid": f"wide{clip:07d}", "mids": [CLASSES[i][0] for i in labels]}
+    return {**place, **names, "labels": labels}
+
+
+def wide_array(spec: Spec, key: str) -> np.ndarray:
+    """A clip's array: a function of its key and the column; whole numbers, exact in float16."""
+    rng = np.random.default_rng(zlib.crc32(f"{spec.feature} {key}".encode()))
+    return rng.integers(-60, 0, spec.shape).astype(spec.dtype)
+
+
+def commit_wide_shard(
+    store: Store, spec: Spec, split: str, shard: int, planned: Sequence[dict[str, Any]], lacks: Iterable[int] = ()
+) -> None:
+    """Commits one column shard of a wide store; a second commit replaces the first."""
+    rows, samples = [], []
+    for row in planned:
+        silent = int(row["ytid"][4:]) % 11 == 0
+        names = {name: row[name] for name in ("key", "ytid", "start_ms", "end_ms", "mids", "labels")}
+        if row["shard"] * store.config.shard_size + row["position"] in set(lacks):
+            rows.append(ManifestRow(status=UNDECODABLE, **names))
+            continue
+        array = np.zeros(spec.shape, spec.dtype) if silent and spec.array == "logmel" else wide_array(spec, row["key"])
+        real = 0 if silent and spec.array == "logmel" else spec.shape[0]
+        rows.append(ManifestRow(status=OK, has_audio=not silent, has_video=True, real_rows=real, **names))
+        samples.append(Sample(row["key"], {"key": row["key"], "labels": row["labels"]}, array))
+    tar, placed = None, rows
+    if samples:
+        with store.storage.scratch_file() as scratch:
+            facts, places = write_feature_tar(scratch, spec.array, samples)
+            name = store.column_tar_name(spec.column, split, shard, facts.digest8)
+            store.storage.publish_file(scratch, name)
+        tar, left = (name.rsplit("/", 1)[1], facts), iter(places)
+        placed = [replace(row, **asdict(next(left))) if row.status == OK else row for row in rows]
+    real_rows = [row.real_rows for row in rows if row.status == OK]
+    sums = Sums.of((s.array[:real] for s, real in zip(samples, real_rows, strict=True)), spec.shape[-1])
+    before = read_manifest(store, spec.column, split, shard)
+    version = before.version if before else ABSENT
+    commit_manifest(store, spec, split, shard, placed, tar, sums, "labels", {}, version)

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stores.storage import StorageError
-from stores.tables import LEDGER_SCHEMA, from_parquet, summary_of, to_parquet
+from stores.tables import LEDGER_SCHEMA, MANIFEST_SCHEMA, from_parquet, read_columns, summary_of, to_parquet
 
 ROW = {"position": 0, "key": "a_0", "status": "pending", "attempts": 0, "rounds": 0, "traffic": 0, "requests": 0}
 
@@ -56,3 +56,15 @@ def test_a_table_that_lost_a_column_is_refused() -> None:
     data = to_parquet(pa.Table.from_pylist([ROW], LEDGER_SCHEMA), LEDGER_SCHEMA, {}).replace(b"requests", b"requesXX")
     with pytest.raises(StorageError, match="no column requests"):
         from_parquet(data, "the/file", LEDGER_SCHEMA)
+
+
+def test_some_columns_are_read_alone_and_absent_ones_named() -> None:
+    table = pa.Table.from_pylist([{"key": "a_0", "status": "ok"}, {"key": "b_0", "status": "crashed"}], MANIFEST_SCHEMA)
+    data = to_parquet(table, MANIFEST_SCHEMA, {"shard": 3})
+    found, summary = read_columns(data, "x.parquet", ["status", "key"])
+    assert found.to_pylist() == [{"status": "ok", "key": "a_0"}, {"status": "crashed", "key": "b_0"}]
+    assert summary == {"shard": 3}
+    with pytest.raises(StorageError, match=r"x\.parquet is not a readable table of this store: no column colour"):
+        read_columns(data, "x.parquet", ["key", "colour"])
+    with pytest.raises(StorageError, match=r"x\.parquet"):
+        read_columns(data[:-9], "x.parquet", ["key"])

@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Entry: from feature shards to a trained recogniser, on an embedded Ray or on a cluster (`ray job submit`)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import ray
+import tyro
+from rich.console import Console
+
+from models.checkpoint import CheckpointError
+from models.registry import entry_of
+from pipeline.run_folder import BEST, RunFolder
+from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from pipeline.train_options import TrainOptions, absolute_paths
+from pipeline.trainer import TrainingFailed, run_training
+from pipeline.training_data import columns_for
+from stores.layout import Store
+from stores.storage import StorageError
+
+
+def main() -> int:
+    """Trains and returns the exit code: 0 done, 2 usage, 3 the run cannot go on, 130 interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    console = Console()
+    try:
+        options = absolute_paths(tyro.cli(TrainOptions, prog="train.py"))
+        columns = columns_for(Store.open(options.store), entry_of(options.model).model.columns, options.columns)
+        folder = RunFolder(options.out)
+        folder.claim({**options.decisive(), "columns": columns})
+        ended = folder.summary()
+    except (ValueError, StorageError, CheckpointError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    if ended is None:
+        try:
+            ray.init()
+        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            print(f"train: Ray cannot be reached: {error}", file=sys.stderr)
+            return EXIT_INTERNAL
+        try:
+            run_training(options, console)
+        except TrainingFailed as error:
+            print(f"train: {error}", file=sys.stderr)
+            return EXIT_INTERNAL
+        except KeyboardInterrupt:
+            print("train: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        ended = folder.summary()
+        assert ended is not None
+    best = ended["best"]
+    numbers = {name: best[name] for name in ("mAP", "AUC", "d_prime")}
+    shown = ", ".join(f"{name} {'undefined' if value is None else f'{value:.4f}'}" for name, value in numbers.items())
+    console.print(f"{ended['steps']} steps; best after {best['step']}: {shown}", highlight=False, soft_wrap=True)
+    for file, reason in ended["quarantined"].items():
+        console.print(f"left out: {file}: {reason}", highlight=False, soft_wrap=True)
+    console.print(f"{folder.storage.url(BEST)}", highlight=False, soft_wrap=True)
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

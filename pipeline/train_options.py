@@ -1,0 +1,180 @@
+"""What `pipeline/train.py` is told."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import torch
+import tyro
+
+from models.registry import build, field_names
+from pipeline.options import JOB_VARIABLE
+from stores.order import make_order
+
+GROUP_SIZE = 50
+Precision = Literal["auto", "float32", "bfloat16", "float64"]
+Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]  # without it the last of several would be the only one
+OWN = ("width", "classes", "video_dim")  # fields of a model's config that --width and the store decide
+# What may be another when a run goes on: it decides how fast and how often, not what comes out.
+FREE = ("out", "store", "workers", "cpus_per_worker", "reader_threads", "evaluate_every", "gpu")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a recogniser from a feature store. The same command again goes on where the last one ended."""
+
+    store: str
+    """The feature store: a directory or any fsspec URI."""
+    model: str
+    """csn, crnn, resnet50, video, early, mid1, mid2 or late; `python -m models` says what each costs."""
+    train_split: Several
+    """Split to train on; may be given several times."""
+    valid_split: Several
+    """Split to choose the best checkpoint by; may be given several times."""
+    out: str
+    """The run's folder: checkpoints, metrics, curves. A directory or any fsspec URI."""
+
+    columns: Several = ()
+    """A column by its full name, where the store has several of a feature; `python -m stores status` lists them."""
+    width: float = 1.0
+    """Multiplies the model's channels: 0.125 trains on a laptop."""
+    set: Several = ()
+    """A field of the model's config, NAME=VALUE (dropout=0.3, video_transform=raw …); may be given several times."""
+
+    steps: int = 25_000
+    """Optimiser steps of the whole run."""
+    batch_size: int = 300
+    """Clips of a step, over all workers together."""
+    group_size: int | None = None
+    """Clips that go through the model at once: BatchNorm's batch. Default: the batch's largest divisor up to 50."""
+    seed: int = 15_213
+    """Of weights, order, dropout and augmentation."""
+    learning_rate: float = 4e-4
+    """Adam's, at its highest."""
+    warmup: int | None = None
+    """Steps over which it rises; then it falls linearly to 0. Default: 1000, at most a tenth of the steps."""
+    order: str = "balanced"
+    """balanced (a clip of each class in turn), uniform, windowed (for remote stores) or sequential."""
+    mixup: float = 0.0
+    """α of mixup; 0 for none, as in the paper."""
+    spec_augment: bool = False
+    """Leave out stripes of the log-mels in training; not in the paper."""
+    normalizer: str | None = None
+    """A .npz of mean and std per mel bin on disk (TALNet's mu and sigma will do). Default: the training splits' own."""
+    normalize_video: bool = False
+    """Normalise embeddings too, by the training splits' mean and std; the paper takes them as they are."""
+    precision: Precision = "auto"
+    """Arithmetic. auto: bfloat16 autocast on GPUs that have it, else float32."""
+    strict: bool = False
+    """A damaged shard is an error; else its clips are left out, named and counted."""
+
+    evaluate_every: int = 1_000
+    """Steps between evaluations; each leaves a checkpoint."""
+    workers: int | None = None
+    """Data-parallel workers. Default: one per GPU of the cluster, or one on CPUs. The result does not depend on it."""
+    gpu: bool | None = None
+    """A GPU for each worker. Default: where the cluster has any."""
+    cpus_per_worker: int = 2
+    """CPUs, and torch threads, of a worker without a GPU."""
+    reader_threads: int = 1
+    """Threads that read ahead in each worker."""
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch_size", "group_size", "evaluate_every", "workers", "cpus_per_worker")
+        for name in counts:
+            self._require(name, (value := getattr(self, name)) is None or value >= 1, "at least 1")
+        for name in ("seed", "reader_threads", "mixup"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        self._require("learning_rate", 0 < self.learning_rate < math.inf, "above 0")
+        self._require("warmup", self.warmup is None or 0 <= self.warmup <= self.steps, "0 to --steps")
+        self._require("group_size", self.batch_size % self.group == 0, f"a divisor of the batch, {self.batch_size}")
+        for name in ("train_split", "valid_split"):
+            self._require(name, len(getattr(self, name)) > 0, "a split")
+        self._require("precision", self.precision in get_args(Precision), ", ".join(get_args(Precision)))
+        make_order(self.order, 0, np.zeros(1), np.array([0, 1]), np.zeros(1))  # raises ValueError for no such order
+        self.model_fields()
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"expected --{name.replace('_', '-')} of {expected}, got {getattr(self, name)}")
+
+    @property
+    def group(self) -> int:
+        """Clips of a group."""
+        if self.group_size is not None:
+            return self.group_size
+        return max(size for size in range(1, GROUP_SIZE + 1) if self.batch_size % size == 0)
+
+    @property
+    def groups_per_step(self) -> int:
+        """Groups that a step's batch is cut into."""
+        return self.batch_size // self.group
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps over which the learning rate rises."""
+        return min(1000, self.steps // 10) if self.warmup is None else self.warmup
+
+    def model_fields(self) -> dict[str, Any]:
+        """What `--width` and `--set` say of the model's config.
+
+        Raises:
+            ValueError: no such model or field, or a value that it cannot have.
+        """
+        found: dict[str, Any] = {"width": self.width}
+        for text in self.set:
+            name, equals, value = text.partition("=")
+            known = [field for field in field_names(self.model) if field not in OWN]
+            if not equals or name not in known:
+                raise ValueError(f"expected --set NAME=VALUE with a name of {', '.join(known) or 'none'}; got {text!r}")
+            found[name] = _value(value)
+        with torch.device("meta"):  # checks names and values without a weight
+            build(self.model, **found)
+        return found
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the run's result, as JSON: a folder holds the run of one such set only."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in FREE}
+        values |= {"group_size": self.group, "warmup": self.warmup_steps}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def absolute_paths(options: TrainOptions, environment: dict[str, str] | None = None) -> TrainOptions:
+    """The same options with local paths made absolute, as workers elsewhere need them.
+
+    Raises:
+        ValueError: a relative path inside a submitted job, where the working directory is a copy that is thrown away;
+            a normalizer that is not on disk.
+    """
+    in_job = JOB_VARIABLE in (os.environ if environment is None else environment)
+    changes = {}
+    for name in ("store", "out", "normalizer"):
+        path = getattr(options, name)
+        if name == "normalizer" and path is not None and "://" in path:
+            raise ValueError(
+                f"expected --normalizer of a file on disk, got {path}: copy it to where every worker sees it"
+            )
+        if path is None or "://" in path or os.path.isabs(path):
+            continue
+        if in_job:
+            raise ValueError(
+                f"--{name} {path} is relative, and a job's working directory is a throw-away copy: give an absolute "
+                "path that every node sees, or a URI such as s3://…"
+            )
+        changes[name] = os.path.abspath(path)
+    return replace(options, **changes)
+
+
+def _value(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

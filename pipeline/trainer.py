@@ -1,0 +1,201 @@
+"""Training on Ray: workers of Ray Train, restarted when one is lost, and what the driver shows meanwhile.
+
+The training itself is in `training.py`, which knows no Ray. A lost worker or node ends all workers of the attempt; the
+next attempt goes on from the last checkpoint, without limit. An error of the code or of the data ends the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from rich.console import Console
+
+from models.checkpoint import CheckpointError
+from models.ranks import PeerLost, Ranks
+from pipeline.train_options import TrainOptions
+from pipeline.train_progress import TrainProgress
+from pipeline.training import train
+from pipeline.training_step import NonFiniteLoss
+from stores.layout import StoreError
+from stores.shard_index import ShardError
+from stores.storage import StorageError
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+LONGEST_PAUSE_S = 60.0
+TRIES_WITHOUT_A_STEP = 5  # attempts in a row that end before they get further than the last one
+EXPECTED = (ValueError, StoreError, ShardError, StorageError, CheckpointError, NonFiniteLoss)
+
+
+class TrainingFailed(Exception):  # noqa: N818 - the end of a job, not an error among others
+    """The run cannot go on; the words say why. What it has so far is in its folder."""
+
+
+class Monitor:
+    """Holds what the first rank said last, for the driver to show; a restart may lose that, never work."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, Any] = {}
+        self.evaluations: list[dict[str, Any]] = []
+
+    def tell(self, line: dict[str, Any]) -> None:
+        """Takes a line of `pipeline.training.Progress`."""
+        if "valid" in line:
+            self.evaluations.append(line)
+        else:
+            self.latest = line
+
+    def read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The last step's line, and all evaluations that were told."""
+        return self.latest, self.evaluations
+
+
+MonitorActor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Monitor)
+
+
+class MonitorClient:
+    """The first rank's end of the monitor: at most one step's line a second, and no waiting."""
+
+    def __init__(self, monitor: Any) -> None:
+        self._monitor = monitor
+        self._told_at = 0.0
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        if "valid" in line or time.monotonic() - self._told_at >= 1.0:
+            self._monitor.tell.remote(line)
+            self._told_at = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the workers lie on the cluster."""
+
+    workers: int
+    gpu: bool
+    cpus: int
+
+    @classmethod
+    def of(cls, options: TrainOptions) -> Layout:
+        """What the options ask for, or what the cluster has.
+
+        Raises:
+            TrainingFailed: the cluster has less, so the workers would be waited for for ever.
+        """
+        have = ray.cluster_resources()
+        gpus = int(have.get("GPU", 0))
+        gpu = gpus > 0 if options.gpu is None else options.gpu
+        workers = options.workers or (max(1, gpus) if gpu else 1)
+        cpus = 1 if gpu else min(options.cpus_per_worker, max(1, int(have.get("CPU", 1)) // workers))
+        lacking = "GPUs" if gpu and workers > gpus else "CPUs" if workers * cpus > have.get("CPU", 0) else None
+        if lacking:
+            raise TrainingFailed(f"the cluster has too few {lacking} for --workers {workers}: {have}")
+        return cls(workers, gpu, cpus)
+
+
+def run_training(options: TrainOptions, console: Console) -> None:
+    """Trains until the run has ended. Ray must be running.
+
+    Raises:
+        TrainingFailed: it cannot go on.
+    """
+    monitor = MonitorActor.remote()
+    ended = threading.Event()
+    show = threading.Thread(target=_show, args=(monitor, options.steps, console, ended), daemon=True)
+    show.start()
+    failures, furthest = 0, -1
+    try:
+        while (error := _attempt(options, monitor)) is not None:
+            step = ray.get(monitor.read.remote())[0].get("step", 0)
+            failures = 0 if step > furthest else failures + 1
+            furthest = max(furthest, step)
+            if failures >= TRIES_WITHOUT_A_STEP:
+                raise TrainingFailed(
+                    f"{failures} attempts in a row lost their workers before they got anywhere: {error}"
+                )
+            pause = min(LONGEST_PAUSE_S, 2.0**failures)
+            logger.warning("a worker was lost (%s); going on from the last checkpoint in %.0f s", error, pause)
+            time.sleep(pause)
+    finally:
+        ended.set()
+        show.join(timeout=10)
+
+
+def _attempt(options: TrainOptions, monitor: Any) -> str | None:
+    """Runs workers until they end. Returns None when the run is done, and what was lost when it is worth another try.
+
+    Raises:
+        TrainingFailed: it is not.
+    """
+    layout = Layout.of(options)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"options": options, "monitor": monitor, "threads": layout.cpus},
+        torch_config=TorchConfig(backend="nccl" if layout.gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=layout.workers,
+            use_gpu=layout.gpu,
+            resources_per_worker={"CPU": layout.cpus, **({"GPU": 1} if layout.gpu else {})},
+        ),
+        # Ray Train's own records; the run's are in its folder, and so are the checkpoints that attempts go on from.
+        run_config=RunConfig(
+            storage_path=options.out.rstrip("/") + "/ray", failure_config=FailureConfig(max_failures=0)
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        return _what_was_lost(error.worker_failures)
+    except ray.train.ControllerError as error:
+        return f"the controller: {error.controller_failure}"
+    return None
+
+
+def _what_was_lost(failures: dict[int, Exception]) -> str:
+    """Words for a loss that another attempt may mend.
+
+    Raises:
+        TrainingFailed: it is an error that would come again.
+    """
+    causes = {rank: getattr(error, "_base_exc", error) for rank, error in sorted(failures.items())}
+    died = [error for error in causes.values() if isinstance(error, RayError)]
+    own = [error for error in causes.values() if not isinstance(error, RayError | PeerLost)]
+    if own and not died:  # with a rank that died, the others fail in ways of their own
+        if isinstance(own[0], EXPECTED):
+            raise TrainingFailed(str(own[0]))
+        raise TrainingFailed(f"{type(own[0]).__name__}: {own[0]}; this is a bug") from own[0]
+    return "; ".join(f"rank {rank}: {type(error).__name__}" for rank, error in causes.items())
+
+
+def _work(config: dict[str, Any]) -> None:
+    """One worker of an attempt."""
+    import torch
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(config["threads"])
+    else:
+        torch.backends.cudnn.deterministic = True  # a resumed run is the run that was not cut off
+    ranks = Ranks.of_process_group()
+    train(config["options"], ranks, device, MonitorClient(config["monitor"]))
+
+
+def _show(monitor: Any, steps: int, console: Console, ended: threading.Event) -> None:
+    """Shows the run until it ends; in a thread of its own, because Ray Train's `fit` needs the main one."""
+    with TrainProgress(console, steps) as display:
+        last = False
+        while not last:
+            last = ended.wait(POLL_S)
+            try:
+                display.update(*ray.get(monitor.read.remote(), timeout=10))
+            except RayError as error:
+                logger.debug("the monitor did not answer: %s", error)

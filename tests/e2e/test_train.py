@@ -1,0 +1,97 @@
+"""Training as an operator runs it: a submitted job on two nodes, one of whose workers is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from ray_cluster import BIN, ENVIRONMENT, REPOSITORY, Cluster, processes
+from training_runs import losses, make_training_store, small_options
+
+from models.ranks import Ranks
+from pipeline.run_folder import BEST, LAST, RunFolder
+from pipeline.training import train
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_training_store(tmp_path_factory.mktemp("store"))
+
+
+def arguments(store: str, out: Path | str, *more: str) -> list[str]:
+    """`small_options` as flags."""
+    run = ["--train-split", "train", "--valid-split", "valid", "--out", str(out), "--width", "0.03125"]
+    run += ["--batch-size", "12", "--group-size", "2", "--evaluate-every", "4", "--set", "dropout=0.5"]
+    return ["--store", store, "--model", "csn", *run, "--steps", str(STEPS), *more]
+
+
+def submit(cluster: Cluster, *words: str) -> subprocess.Popen[str]:
+    """`ray job submit` of a command, from the repository."""
+    address = f"http://127.0.0.1:{cluster.dashboard_port}"
+    command = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(REPOSITORY), "--", *words]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_a_job_whose_worker_is_killed_is_the_run_that_nothing_happened_to(
+    two_nodes: Cluster, store: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "job"
+    workers = ["--workers", "2", "--cpus-per-worker", "1"]
+    job = submit(two_nodes, "python", "pipeline/train.py", *arguments(store, out, *workers))
+    try:
+        deadline = time.monotonic() + 200
+        while not (out / LAST).exists():
+            assert time.monotonic() < deadline and job.poll() is None, job.stdout.read() if job.stdout else ""
+            time.sleep(0.05)
+        victims = processes("ray::RayTrainWorker")
+        assert victims
+        os.kill(victims[0].pid, signal.SIGKILL)
+        shown, _ = job.communicate(timeout=280)
+    finally:
+        job.kill()
+    assert job.returncode == 0, shown[-4000:]
+    assert "a worker was lost" in shown
+    assert len(losses(out)) == STEPS  # each step once
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        quiet = replace(small_options(store, tmp_path / "quiet"), steps=STEPS, evaluate_every=4, set=("dropout=0.5",))
+        train(quiet, Ranks(), torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    assert losses(out) == losses(tmp_path / "quiet")
+    for name in (LAST, BEST):
+        one, other = (RunFolder(str(folder)).read(name) for folder in (out, tmp_path / "quiet"))
+        assert one is not None
+        assert other is not None
+        assert one.digest == other.digest
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == STEPS
+
+
+def run_here(*words: str) -> subprocess.CompletedProcess[str]:
+    """`python pipeline/train.py …` without a cluster."""
+    command = [str(BIN / "python"), str(REPOSITORY / "pipeline" / "train.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT, check=False)
+
+
+def test_what_cannot_be_is_refused_before_anything_starts(store: str, tmp_path: Path) -> None:
+    missing = run_here(*arguments(str(tmp_path / "none"), tmp_path / "out"))
+    assert missing.returncode == 2
+    assert "store.json" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    column = run_here(*arguments(store, tmp_path / "out", "--columns", "r2plus1d_18"))
+    assert column.returncode == 2
+    assert "logmel" in column.stderr
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.pt"))

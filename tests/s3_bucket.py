@@ -1,0 +1,24 @@
+"""A bucket of an S3 server on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def s3_bucket(name: str = "bucket") -> Iterator[dict[str, Any]]:
+    """Runs moto's server in a thread. Gives the fsspec options that reach it."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
+    s3fs.S3FileSystem(**options).mkdir(name)
+    try:
+        yield options
+    finally:
+        server.stop()

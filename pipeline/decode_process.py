@@ -155,7 +155,7 @@ class DecodeProcess:
                 raise TimeoutError
             self.connection.recv_bytes(_LONGEST_MESSAGE)
         except (EOFError, OSError) as error:
-            self._bury(START_SECONDS if isinstance(error, TimeoutError) else None)
+            self._bury(error, START_SECONDS)
             return False
         self._greeted = True
         return True
@@ -180,8 +180,8 @@ class DecodeProcess:
             self.connection.send_bytes(json.dumps(header).encode())
             if isinstance(job.media, bytes):
                 self.connection.send_bytes(job.media)
-        except OSError:
-            self._bury(None)
+        except OSError as error:
+            self._bury(error, self.options.seconds_per_clip)
             return False
         self.job = job
         return True
@@ -201,7 +201,7 @@ class DecodeProcess:
             array = self.connection.recv_bytes(_LONGEST_MESSAGE) if facts.get("array_bytes") else b""
             logmel = np.frombuffer(array, np.float16).reshape(-1, 64) if array else None
         except (EOFError, OSError, ValueError) as error:  # ValueError: not what our code answers
-            self._bury(self.options.seconds_per_clip if isinstance(error, TimeoutError) else None)
+            self._bury(error, self.options.seconds_per_clip)
             return None
         if facts["index"] != job.index:
             raise DecoderError(f"{job.key}: the answer is to another job: {facts}")
@@ -229,19 +229,21 @@ class DecodeProcess:
         used = self._frames[start : start + count * spec.size**2 * 3]
         return used.reshape(count, spec.size, spec.size, 3)
 
-    def _bury(self, overdue: float | None) -> None:
-        """Makes sure that the process is gone and keeps why; `overdue` is the limit in seconds that it went beyond."""
+    def _bury(self, error: Exception, limit: float) -> None:
+        """Makes sure that the process is gone and keeps why as its last words; `limit` in seconds is what it had."""
         process = self._process
         assert process is not None
-        if overdue is not None:
-            self.last_words = f"decoding took more than {overdue:g} s"
-        else:
+        if isinstance(error, TimeoutError):
+            self.last_words = f"decoding took more than {limit:g} s"
+        elif isinstance(error, EOFError | ConnectionError):  # it has closed its end: it is about to be gone
             try:
                 code = process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 process.kill()
                 code = process.wait()
             self.last_words = f"the decode process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+        else:
+            self.last_words = f"the decode process stopped making sense: {type(error).__name__}: {error}"
         self.stop()
 
 

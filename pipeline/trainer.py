@@ -165,7 +165,7 @@ def _what_was_lost(failures: dict[int, Exception]) -> str:
     Raises:
         TrainingFailed: it is an error that would come again.
     """
-    causes = {rank: getattr(error, "_base_exc", error) for rank, error in sorted(failures.items())}
+    causes = {rank: _cause(error) for rank, error in sorted(failures.items())}
     died = [error for error in causes.values() if isinstance(error, RayError)]
     own = [error for error in causes.values() if not isinstance(error, RayError | PeerLost)]
     if own and not died:  # with a rank that died, the others fail in ways of their own
@@ -173,6 +173,13 @@ def _what_was_lost(failures: dict[int, Exception]) -> str:
             raise TrainingFailed(str(own[0]))
         raise TrainingFailed(f"{type(own[0]).__name__}: {own[0]}; this is a bug") from own[0]
     return "; ".join(f"rank {rank}: {type(error).__name__}" for rank, error in causes.items())
+
+
+def _cause(error: Exception) -> BaseException:
+    """What Ray Train's own exceptions stand for: an actor's death, or what our code raised."""
+    for name in ("health_check_failure", "_base_exc"):
+        error = getattr(error, name, error)
+    return error
 
 
 def _work(config: dict[str, Any]) -> None:

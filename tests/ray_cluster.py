@@ -103,7 +103,7 @@ class Cluster:
             process = self.nodes.pop(name)
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
+                process.wait(5)  # `ray start --block` may take half a minute to end by itself
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import requests
+
 
 @contextmanager
 def s3_bucket(name: str = "bucket") -> Iterator[dict[str, Any]]:
@@ -21,4 +23,6 @@ def s3_bucket(name: str = "bucket") -> Iterator[dict[str, Any]]:
     try:
         yield options
     finally:
+        # Its buckets are the process's, not the server's: the next server would have them still.
+        requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10).raise_for_status()
         server.stop()

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from s3_bucket import s3_bucket
 
 from stores.storage import ABSENT, Conflict, Storage, StorageError
 
@@ -121,17 +122,8 @@ def test_remove_is_calm_about_what_is_not_there(storage: Storage) -> None:
 @pytest.fixture(scope="module")
 def bucket():
     """A bucket of a real S3 server process on loopback."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-    import s3fs
-
-    s3fs.S3FileSystem(**options).mkdir("bucket")
-    yield lambda prefix: Storage(f"s3://bucket/{prefix}", **options)
-    server.stop()
+    with s3_bucket() as options:
+        yield lambda prefix: Storage(f"s3://bucket/{prefix}", **options)
 
 
 def test_s3_publishes_in_one_put_and_on_conditions(bucket) -> None:

@@ -158,7 +158,7 @@ ANOTHER: dict[str, Any] = {
     "gpu": True, "model": "late", "train_split": ("other",), "valid_split": ("other",), "columns": ("x",), "width": 0.5,
     "set": ("dropout=0.5",), "steps": 7, "batch_size": 100, "group_size": 10, "seed": 1, "learning_rate": 1e-3,
     "warmup": 3, "order": "uniform", "mixup": 0.5, "spec_augment": True, "normalizer": "/n.npz", "strict": True,
-    "precision": "float64",
+    "precision": "float64", "normalize_video": True,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from training_runs import small_options
 
 from models.ranks import PeerLost
@@ -21,6 +22,8 @@ from pipeline.training_step import NonFiniteLoss
         {0: PeerLost("rank 0 of 2: connection closed"), 1: ActorDiedError()},
         {0: PeerLost("a"), 1: PeerLost("b")},
         {0: RuntimeError("some library's own word for a broken connection"), 1: ActorDiedError()},
+        {0: PeerLost("a"), 1: WorkerHealthCheckFailedError("it does not answer", ActorDiedError())},
+        {0: UserExceptionWithTraceback(PeerLost("a"), "trace")},
     ],
 )
 def test_a_lost_worker_is_worth_another_try(failures: dict[int, Exception]) -> None:
@@ -33,6 +36,7 @@ def test_a_lost_worker_is_worth_another_try(failures: dict[int, Exception]) -> N
         ({0: NonFiniteLoss("step 3: the loss is nan"), 1: NonFiniteLoss("step 3: the loss is nan")}, "step 3"),
         ({0: PeerLost("gone"), 1: ValueError("another run")}, "another run"),
         ({0: KeyError("x"), 1: PeerLost("gone")}, "KeyError.*bug"),
+        ({0: UserExceptionWithTraceback(NonFiniteLoss("step 4"), "trace")}, "^step 4$"),
     ],
 )
 def test_an_error_that_would_come_again_ends_the_run(failures: dict[int, Exception], words: str) -> None:

@@ -11,7 +11,6 @@ compared with the other's. Seconds exclude imports; one thread.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import time
@@ -22,6 +21,7 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from machine import hardware
 
 from models.metrics import Positives, evaluate, finish, local_counts, local_positives
 
@@ -138,17 +138,6 @@ def table(results: dict[str, dict[str, dict[str, object]]], title: str) -> str:
             figures = f"{found['seconds']:>8}{found['cpu_seconds']:>8}{found['times_as_fast']:>8}"
             lines.append(f"{name + ': ' + METHODS[method]:60}{figures}{found['largest_difference']:>12.1e}")
     return "\n".join(lines)
-
-
-def hardware() -> dict[str, str | int]:
-    """The processor, the cores this process may use, and the memory."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "processor": names[0].partition(":")[2].strip() if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory / 2**30),
-    }
 
 
 if __name__ == "__main__":

@@ -9,13 +9,10 @@ of its own, so that its peak memory (resident, imports included) is its own too.
 
 from __future__ import annotations
 
-import base64
 import csv
 import gzip
 import json
-import os
 import platform
-import random
 import resource
 import statistics
 import subprocess
@@ -27,6 +24,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from machine import hardware
 
 SYNTHETIC_ROWS = 2_041_789
 SEED, SHARD_SIZE = 0, 512
@@ -132,17 +130,6 @@ def table(results: dict[str, dict[str, float | list[float]]], title: str) -> str
         figures = f"{found['rows']:>10}{found['seconds']:>8}{found['rows_per_second']:>10}{found['peak_mib']:>10}"
         lines.append(f"{METHODS[method]:38}{figures}")
     return "\n".join(lines)
-
-
-def hardware() -> dict[str, str | int]:
-    """The processor, the cores this process may use, and the memory."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "processor": names[0].partition(":")[2].strip() if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory / 2**30),
-    }
 
 
 def write_synthetic(path: Path, rows: int = SYNTHETIC_ROWS) -> Path:

@@ -29,6 +29,7 @@ from typing import IO, Annotated, Any, cast
 import numpy as np
 import pyarrow as pa
 import tyro
+from machine import hardware
 
 from stores.layout import FORMAT, Store
 from stores.manifest import OK, ManifestRow, Sums, commit_manifest
@@ -218,9 +219,8 @@ def commit(store: Store, spec: Spec, shard: int, rows: Sequence[dict[str, Any]],
         ManifestRow(status=OK, **{name: row[name] for name in names}, has_audio=True, has_video=True, **asdict(place))
         for row, place in zip(rows, places, strict=True)
     ]
-    zeros = [0.0] * spec.shape[-1]
     tar = (name.rsplit("/", 1)[1], facts)
-    commit_manifest(store, spec, SPLIT, shard, described, tar, Sums(0, zeros, zeros), "", {}, ABSENT)
+    commit_manifest(store, spec, SPLIT, shard, described, tar, Sums.of(arrays, spec.shape[-1]), "", {}, ABSENT)
 
 
 def summary(runs: list[dict[str, float]], samples: int, cat_runs: list[dict[str, float]]) -> dict[str, Any]:
@@ -251,18 +251,6 @@ def table(results: dict[str, Any], targets: list[dict[str, Any]]) -> str:
         lines.append(f"{method:24}{figures}{found['times_cat']:>8.2f}")
     lines += [f"{row['target']}: {row['ratio']}, {'met' if row['met'] else 'NOT met'}" for row in targets]
     return "\n".join(lines)
-
-
-def hardware() -> dict[str, str | int]:
-    """The processor, the cores this process may use, the memory, and what else ran."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "processor": names[0].partition(":")[2].strip() if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory / 2**30),
-        "load_average_at_the_end": "{:.1f} {:.1f} {:.1f}".format(*os.getloadavg()),
-    }
 
 
 if __name__ == "__main__":

@@ -14,35 +14,32 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 import tyro
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the store of noise that tests use
-
-from store_factory import make_wide_store
-from training_runs import LOGMEL, VIDEO
+from machine import hardware
+from reader import COLUMNS, SPLIT, make_data
 
 from models.cost import model_cost
 from models.ranks import Ranks
 from models.registry import build, entry_of
 from pipeline.train_options import TrainOptions
 from pipeline.training import arithmetic_of, train
+from stores.layout import Store
 
 TARGET = 0.9
+SHAPES = {spec.array: spec.shape for spec in COLUMNS}
 SKIPPED = 3  # first steps, in which memory is taken and kernels are chosen
 
 
 def whole(options: TrainOptions, out: Path, device: torch.device) -> list[float]:
     """Seconds of each step of the trainer."""
-    from dataclasses import replace
-
     train(replace(options, out=str(out)), Ranks(), device)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line["seconds"] for line in lines if "loss" in line][SKIPPED:]
@@ -53,11 +50,10 @@ def bare(options: TrainOptions, device: torch.device, classes: int) -> list[floa
     torch.manual_seed(0)
     fields: dict[str, Any] = {**options.model_fields(), "classes": classes}
     if "video" in entry_of(options.model).model.columns:
-        fields["video_dim"] = VIDEO.shape[-1]
+        fields["video_dim"] = SHAPES["video"][-1]
     model = build(options.model, **fields).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate)
-    shapes = {"logmel": LOGMEL.shape, "video": VIDEO.shape}
-    inputs = {name: torch.randn(options.group, *shapes[name], device=device) for name in model.columns}
+    inputs = {name: torch.randn(options.group, *SHAPES[name], device=device) for name in model.columns}
     targets = (torch.rand(options.group, classes, device=device) < 0.1).float()
     autocast = arithmetic_of(options.precision, device).autocast
     found = []
@@ -103,14 +99,15 @@ def main(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ratios, fast, slow = [], [], []
     with tempfile.TemporaryDirectory(prefix="avlens-bench-") as root:
-        store = make_wide_store(f"{root}/store", clips=clips, split="train", columns=(LOGMEL, VIDEO), shard_size=64)
-        make_wide_store(f"{root}/store", clips=10, split="valid", columns=(LOGMEL, VIDEO), shard_size=64, first=10_000)
-        classes = len(store.plan_summary("train")["classes"])  # type: ignore[index]
+        make_data(Path(root), clips)
+        plan = Store.open(f"{root}/store").plan_summary(SPLIT)
+        assert plan is not None
+        classes = len(plan["classes"])
         options = TrainOptions(
             store=f"{root}/store",
             model=model,
-            train_split=("train",),
-            valid_split=("valid",),
+            train_split=(SPLIT,),
+            valid_split=(SPLIT,),
             out="",
             width=width,
             steps=steps,
@@ -133,7 +130,7 @@ def main(
     if json_path is not None:
         setting = {
             "question": "clips per second of the whole trainer against a bare loop over one resident batch",
-            "hardware": {"device": _device(device), "threads": torch.get_num_threads()},
+            "hardware": {**hardware(), "device": _device(device), "threads": torch.get_num_threads()},
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
             "model": {"name": model, "width": width, "batch_size": batch_size, "group_size": group_size},
         }

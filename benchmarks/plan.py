@@ -9,10 +9,12 @@ of its own, so that its peak memory (resident, imports included) is its own too.
 
 from __future__ import annotations
 
+import base64
 import csv
 import gzip
 import json
 import platform
+import random
 import resource
 import statistics
 import subprocess

@@ -53,7 +53,7 @@ def assert_whole(store: Path, clips: SmallClips) -> None:
     assert not list((store / "spool").rglob("*.tar"))
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "what the test waits for did not happen"

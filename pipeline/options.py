@@ -157,23 +157,31 @@ class IngestOptions:
         return EncoderOptions(weights, self.encoder_dtype, self.window_frames, self.fps, self.frame_size)
 
 
+def absolute_path(flag: str, path: str, environment: dict[str, str] | None = None, prefix: str = "") -> str:
+    """What a flag says of a place, after its prefix, with a local path made absolute; URIs stay.
+
+    Raises:
+        ValueError: a relative path inside a submitted job, where the working directory is a copy that is thrown away.
+    """
+    if "://" in path or os.path.isabs(path):
+        return prefix + path
+    if JOB_VARIABLE in (os.environ if environment is None else environment):
+        raise ValueError(
+            f"{flag} {prefix}{path} is relative, and a job's working directory is a throw-away copy: give an "
+            "absolute path that every node sees, or a URI such as s3://…"
+        )
+    return prefix + os.path.abspath(path)
+
+
 def absolute_paths(options: IngestOptions, environment: dict[str, str] | None = None) -> IngestOptions:
     """The same options with local paths made absolute, as workers elsewhere need them.
 
     Raises:
         ValueError: a relative path inside a submitted job, where the working directory is a copy that is thrown away.
     """
-    in_job = JOB_VARIABLE in (os.environ if environment is None else environment)
 
     def fix(flag: str, prefix: str, path: str) -> str:
-        if "://" in path or os.path.isabs(path):
-            return prefix + path
-        if in_job:
-            raise ValueError(
-                f"{flag} {prefix}{path} is relative, and a job's working directory is a throw-away copy: give an "
-                "absolute path that every node sees, or a URI such as s3://…"
-            )
-        return prefix + os.path.abspath(path)
+        return absolute_path(flag, path, environment, prefix)
 
     changes: dict[str, object] = {"store": fix("--store", "", options.store)}
     if options.kind == "dir":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,7 +11,7 @@ import torch
 import tyro
 
 from models.registry import build, field_names
-from pipeline.options import JOB_VARIABLE
+from pipeline.options import absolute_path
 from stores.order import make_order
 
 GROUP_SIZE = 50
@@ -150,22 +149,14 @@ def absolute_paths(options: TrainOptions, environment: dict[str, str] | None = N
         ValueError: a relative path inside a submitted job, where the working directory is a copy that is thrown away;
             a normalizer that is not on disk.
     """
-    in_job = JOB_VARIABLE in (os.environ if environment is None else environment)
-    changes = {}
-    for name in ("store", "out", "normalizer"):
-        path = getattr(options, name)
-        if name == "normalizer" and path is not None and "://" in path:
-            raise ValueError(
-                f"expected --normalizer of a file on disk, got {path}: copy it to where every worker sees it"
-            )
-        if path is None or "://" in path or os.path.isabs(path):
-            continue
-        if in_job:
-            raise ValueError(
-                f"--{name} {path} is relative, and a job's working directory is a throw-away copy: give an absolute "
-                "path that every node sees, or a URI such as s3://…"
-            )
-        changes[name] = os.path.abspath(path)
+    if options.normalizer is not None and "://" in options.normalizer:
+        raise ValueError(
+            f"expected --normalizer of a file on disk, got {options.normalizer}: copy it to where every worker sees it"
+        )
+    given = {name: getattr(options, name) for name in ("store", "out", "normalizer")}
+    changes: dict[str, Any] = {
+        name: absolute_path(f"--{name}", path, environment) for name, path in given.items() if path is not None
+    }
     return replace(options, **changes)
 
 

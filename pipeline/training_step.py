@@ -154,8 +154,8 @@ class TrainingStep:
         losses = [weight * _loss(heads[name], targets) for name, weight in self.model.head_weights.items()]
         loss = torch.stack(losses).sum()
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-        zeros = (torch.zeros_like(parameter) for parameter in self._parameters)
-        parts = [zero if gradient is None else gradient for gradient, zero in zip(gradients, zeros, strict=True)]
+        both = zip(gradients, self._parameters, strict=True)
+        parts = [torch.zeros_like(parameter) if gradient is None else gradient for gradient, parameter in both]
         parts += self._statistics.group()
         flat = [part.reshape(-1) for part in parts]
         return torch.cat([*flat, loss.detach().reshape(1).to(self._like), self._like.new_tensor([len(targets), 1])])

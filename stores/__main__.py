@@ -147,12 +147,12 @@ def failed(uri: Uri, *, split: Split = None, column: Column = None) -> int:
 
 def _complain(store: Store, split: str, column: str, live: list[str]) -> int:
     """Says on stderr what a list of live tars lacks; the exit code that it is worth."""
-    lost = [name for name in live if store.storage.size(name) is None]
+    listed = store.sizes(store.column_folder(column, split))
+    lost = [name for name in live if name not in listed]
     plan = store.plan_summary(split)
     assert plan is not None  # the live tars of a split that is not planned are an error
     shards = -(-plan["segments"] // store.config.shard_size)
-    folder = store.column_folder(column, split)
-    computed = sum(name.endswith(".parquet") for name in store.sizes(folder))
+    computed = sum(name.endswith(".parquet") for name in listed)
     if lost:
         print(f"stores: {lost[0]} and {len(lost) - 1} more are missing: run ingest again", file=sys.stderr)
     if computed < shards:

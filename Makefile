@@ -41,6 +41,7 @@ bench: setup
 	$(BIN)/python benchmarks/plan.py --json benchmarks/results/plan.json
 	$(BIN)/python benchmarks/ingest.py --json benchmarks/results/ingest.json
 	$(BIN)/python benchmarks/metrics.py --json benchmarks/results/metrics.json
+	$(BIN)/python benchmarks/trainer.py --json benchmarks/results/trainer.json
 	$(MAKE) bench-reader
 
 # Installs the peers (LitData, MosaicML streaming) into an environment of their own in the temporary folder.

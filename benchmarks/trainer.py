@@ -66,7 +66,7 @@ def bare(options: TrainOptions, device: torch.device, classes: int) -> list[floa
                 scores = model(inputs)
             loss = F.binary_cross_entropy_with_logits(scores, targets)
             loss.backward()
-            total += float(loss)  # as the trainer, which has to know whether it is finite
+            total += float(loss.detach())  # as the trainer, which has to know whether it is finite
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()

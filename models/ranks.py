@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -41,7 +41,7 @@ class Ranks:
         """Whether this is the one that writes files."""
         return self.rank == 0
 
-    def add_in_order(self, mine: Sequence[Tensor], like: Tensor, first: int, count: int) -> Tensor:
+    def add_in_order(self, mine: Iterable[Tensor], like: Tensor, first: int, count: int) -> Tensor:
         """The sum of one vector for each of `count` consecutive items, of which item i is on rank i mod size.
 
         They are added in the order of the items, so the sum is the same bits on any number of ranks. Each rank adds up
@@ -49,7 +49,7 @@ class Ranks:
         than an ordinary all-reduce.
 
         Args:
-            mine: this rank's items in order, which may be none.
+            mine: this rank's items in order, which may be none. A rank alone takes them one by one.
             like: any vector [n] of their type, on their device.
             first, count: the items over all ranks.
 
@@ -61,13 +61,15 @@ class Ranks:
             PeerLost: another rank is gone.
         """
         owned = [range(first + (rank - first) % self.size, first + count, self.size) for rank in range(self.size)]
-        if len(mine) != len(owned[self.rank]):
-            raise ValueError(f"rank {self.rank}: expected items {list(owned[self.rank])}, got {len(mine)} vectors")
         if self.size == 1:
-            total = torch.zeros_like(like)
+            total, here = torch.zeros_like(like), 0
             for vector in mine:
                 total += vector
+                here += 1
+            self._check_count(here, owned[0])
             return total
+        mine = list(mine)
+        self._check_count(len(mine), owned[self.rank])
         most, stretch = len(owned[first % self.size]), -(-len(like) // self.size)
         sent = like.new_zeros(self.size, most, stretch)  # by the rank that adds it up
         for i, vector in enumerate(mine):
@@ -82,6 +84,10 @@ class Ranks:
         total = like.new_empty(self.size * stretch)
         self._with_all(lambda: dist.all_gather_into_tensor(total, part))
         return total[: len(like)]
+
+    def _check_count(self, here: int, expected: Iterable[int]) -> None:
+        if here != len(items := list(expected)):
+            raise ValueError(f"rank {self.rank}: expected items {items}, got {here} vectors")
 
     def gather(self, value: _T) -> list[_T]:
         """Every rank's value, in rank order, on every rank; anything that can be pickled. Raises PeerLost."""

@@ -112,9 +112,8 @@ class TrainingStep:
             PeerLost: another rank is gone.
         """
         with self._statistics.step():
-            mine = [self._of_group(step, group) for group in groups]
-        first, count = step * self.groups, self.groups
-        flat = self.ranks.add_in_order(mine, self._like, first, count)
+            mine = (self._of_group(step, group) for group in groups)
+            flat = self.ranks.add_in_order(mine, self._like, step * self.groups, self.groups)
         sums = [part.view(shape) for part, shape in zip(flat.split(self._sizes), self._shapes, strict=True)]
         gradients, statistics = sums[: len(self._parameters)], sums[len(self._parameters) : -1]
         loss_sum, clips, filled = sums[-1].tolist()

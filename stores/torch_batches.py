@@ -1,4 +1,4 @@
-"""Batches as tensors on a device: moved, cast to float32 and normalised there, one batch ahead of the caller."""
+"""Batches as tensors on a device: moved, cast to float32 and normalised there; for a GPU one batch ahead."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ class TorchBatches:
         device: where the tensors go. For a CUDA device they pass through pinned memory, without waiting for the copy.
         normalizers: by column name.
         ahead: batches prepared in a background thread while the caller works; 0 prepares each when it is asked for.
+            None is one for a GPU, and none for a CPU: there a second thread that computes costs the caller more than
+            it saves (docs/decisions.md, "Reader"), and readers fetch ahead by themselves.
 
     Raises:
         ValueError: a normalizer for no column, or of another width.
@@ -57,9 +59,10 @@ class TorchBatches:
         snapshot: Snapshot,
         device: torch.device | str = "cpu",
         normalizers: Mapping[str, Normalizer] | None = None,
-        ahead: int = 1,
+        ahead: int | None = None,
     ) -> None:
-        self._batches, self._device, self._ahead = batches, torch.device(device), ahead
+        self._batches, self._device = batches, torch.device(device)
+        self._ahead = int(self._device.type != "cpu") if ahead is None else ahead
         self._classes = snapshot.class_count
         self._tracks = {column.name: _TRACKS.get(column.spec.array) for column in snapshot.columns}
         self._scales: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -70,10 +73,14 @@ class TorchBatches:
             self._scales[column.name] = (self._moved(normalizer.mean), self._moved(normalizer.std))
 
     def __iter__(self) -> Iterator[TorchBatch]:
-        if self._ahead == 0:
-            yield from map(self._tensors, self._batches)
-            return
         source = iter(self._batches)
+        if self._ahead == 0:
+            try:
+                yield from map(self._tensors, source)
+            finally:
+                if isinstance(source, Generator):  # a reader that prefetches stops now, not when it is collected
+                    source.close()
+            return
         waiting: deque[Future[TorchBatch | None]] = deque()
 
         def following() -> TorchBatch | None:
@@ -90,7 +97,7 @@ class TorchBatches:
             finally:
                 for future in waiting:
                     future.cancel()
-                if isinstance(source, Generator):  # a reader that prefetches stops now, not when it is collected
+                if isinstance(source, Generator):
                     pool.submit(source.close)  # on the thread that may be inside it
 
     def _tensors(self, batch: Batch) -> TorchBatch:

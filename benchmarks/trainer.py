@@ -26,11 +26,12 @@ import tyro
 from machine import hardware
 from reader import COLUMNS, SPLIT, make_data
 
+from models.arithmetic import arithmetic_of
 from models.cost import model_cost
 from models.ranks import Ranks
 from models.registry import build, entry_of
 from pipeline.train_options import TrainOptions
-from pipeline.training import arithmetic_of, train
+from pipeline.training import train
 from stores.layout import Store
 
 TARGET = 0.9

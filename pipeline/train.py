@@ -15,9 +15,11 @@ from models.registry import entry_of
 from pipeline.run_folder import BEST, RunFolder
 from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from pipeline.train_options import TrainOptions, absolute_paths
-from pipeline.trainer import TrainingFailed, run_training
-from pipeline.training_data import columns_for
+from pipeline.train_progress import TrainProgress
+from pipeline.trainer import RunFailed, run_on_workers
+from pipeline.training import train
 from stores.layout import Store
+from stores.split_reader import columns_for
 from stores.storage import StorageError
 
 
@@ -41,8 +43,8 @@ def main() -> int:
             print(f"train: Ray cannot be reached: {error}", file=sys.stderr)
             return EXIT_INTERNAL
         try:
-            run_training(options, console)
-        except TrainingFailed as error:
+            run_on_workers(train, options, TrainProgress(console, options.steps))
+        except RunFailed as error:
             print(f"train: {error}", file=sys.stderr)
             return EXIT_INTERNAL
         except KeyboardInterrupt:

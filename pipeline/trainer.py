@@ -1,7 +1,8 @@
-"""Training on Ray: workers of Ray Train, restarted when one is lost, and what the driver shows meanwhile.
+"""A job of several ranks on Ray: workers of Ray Train, restarted when one is lost, and what the driver shows meanwhile.
 
-The training itself is in `training.py`, which knows no Ray. A lost worker or node ends all workers of the attempt; the
-next attempt goes on from the last checkpoint, without limit. An error of the code or of the data ends the run.
+The job itself is a function that knows no Ray: `pipeline.training.train`, or an attack. A lost worker or node ends all
+workers of the attempt; the next attempt goes on from the last checkpoint, without limit. An error of the code or of the
+data ends the run.
 """
 
 from __future__ import annotations
@@ -9,20 +10,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from rich.console import Console
 
 from models.checkpoint import CheckpointError
 from models.ranks import PeerLost, Ranks
-from pipeline.train_options import TrainOptions
-from pipeline.train_progress import TrainProgress
-from pipeline.training import train
 from pipeline.training_step import NonFiniteLoss
 from stores.layout import StoreError
 from stores.shard_index import ShardError
@@ -36,8 +35,40 @@ TRIES_WITHOUT_A_STEP = 5  # attempts in a row that end before they get further t
 EXPECTED = (ValueError, StoreError, ShardError, StorageError, CheckpointError, NonFiniteLoss)
 
 
-class TrainingFailed(Exception):  # noqa: N818 - the end of a job, not an error among others
+class RunFailed(Exception):  # noqa: N818 - the end of a job, not an error among others
     """The run cannot go on; the words say why. What it has so far is in its folder."""
+
+
+class JobOptions(Protocol):
+    """What is read of a job's options here; the whole of them goes to the job."""
+
+    @property
+    def out(self) -> str:
+        """The run's folder."""
+
+    @property
+    def workers(self) -> int | None:
+        """How many; None for one per GPU, or one on CPUs."""
+
+    @property
+    def gpu(self) -> bool | None:
+        """Whether each has a GPU; None for where the cluster has any."""
+
+    @property
+    def cpus_per_worker(self) -> int:
+        """CPUs, and torch threads, of a worker without a GPU."""
+
+
+# Called on every worker with options, its ranks, its device, and what takes lines of progress: those of steps have
+# `step` and `clips_per_s`, all others are told of once.
+Job = Callable[[Any, Ranks, Any, Callable[[dict[str, Any]], None]], None]
+
+
+class Display(AbstractContextManager[Any], Protocol):
+    """Shows how a run goes."""
+
+    def update(self, latest: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> None:
+        """Shows the latest step, and what of all events so far was not shown yet."""
 
 
 class Monitor:
@@ -45,18 +76,18 @@ class Monitor:
 
     def __init__(self) -> None:
         self.latest: dict[str, Any] = {}
-        self.evaluations: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
 
     def tell(self, line: dict[str, Any]) -> None:
-        """Takes a line of `pipeline.training.Progress`."""
-        if "valid" in line:
-            self.evaluations.append(line)
-        else:
+        """Takes a line of a job's progress."""
+        if "clips_per_s" in line:
             self.latest = line
+        else:
+            self.events.append(line)
 
     def read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The last step's line, and all evaluations that were told."""
-        return self.latest, self.evaluations
+        """The last step's line, and all others that were told."""
+        return self.latest, self.events
 
 
 MonitorActor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Monitor)
@@ -70,7 +101,7 @@ class MonitorClient:
         self._told_at = 0.0
 
     def __call__(self, line: dict[str, Any]) -> None:
-        if "valid" in line or time.monotonic() - self._told_at >= 1.0:
+        if "clips_per_s" not in line or time.monotonic() - self._told_at >= 1.0:
             self._monitor.tell.remote(line)
             self._told_at = time.monotonic()
 
@@ -84,11 +115,11 @@ class Layout:
     cpus: int
 
     @classmethod
-    def of(cls, options: TrainOptions) -> Layout:
+    def of(cls, options: JobOptions) -> Layout:
         """What the options ask for, or what the cluster has.
 
         Raises:
-            TrainingFailed: the cluster has less, so the workers would be waited for for ever.
+            RunFailed: the cluster has less, so the workers would be waited for for ever.
         """
         have = ray.cluster_resources()
         gpus = int(have.get("GPU", 0))
@@ -97,30 +128,31 @@ class Layout:
         cpus = 1 if gpu else min(options.cpus_per_worker, max(1, int(have.get("CPU", 1)) // workers))
         lacking = "GPUs" if gpu and workers > gpus else "CPUs" if workers * cpus > have.get("CPU", 0) else None
         if lacking:
-            raise TrainingFailed(f"the cluster has too few {lacking} for --workers {workers}: {have}")
+            raise RunFailed(f"the cluster has too few {lacking} for --workers {workers}: {have}")
         return cls(workers, gpu, cpus)
 
 
-def run_training(options: TrainOptions, console: Console) -> None:
-    """Trains until the run has ended. Ray must be running.
+def run_on_workers(job: Job, options: JobOptions, display: Display) -> None:
+    """Runs a job until it has ended. Ray must be running.
+
+    Args:
+        job: a function of a module, not of an entry file; called again after a loss, it goes on where it was.
 
     Raises:
-        TrainingFailed: it cannot go on.
+        RunFailed: it cannot go on.
     """
     monitor = MonitorActor.remote()
     ended = threading.Event()
-    show = threading.Thread(target=_show, args=(monitor, options.steps, console, ended), daemon=True)
+    show = threading.Thread(target=_show, args=(monitor, display, ended), daemon=True)
     show.start()
     failures, furthest = 0, -1
     try:
-        while (error := _attempt(options, monitor)) is not None:
+        while (error := _attempt(job, options, monitor)) is not None:
             step = ray.get(monitor.read.remote())[0].get("step", 0)
             failures = 0 if step > furthest else failures + 1
             furthest = max(furthest, step)
             if failures >= TRIES_WITHOUT_A_STEP:
-                raise TrainingFailed(
-                    f"{failures} attempts in a row lost their workers before they got anywhere: {error}"
-                )
+                raise RunFailed(f"{failures} attempts in a row lost their workers before they got anywhere: {error}")
             pause = min(LONGEST_PAUSE_S, 2.0**failures)
             logger.warning("a worker was lost (%s); going on from the last checkpoint in %.0f s", error, pause)
             time.sleep(pause)
@@ -129,16 +161,16 @@ def run_training(options: TrainOptions, console: Console) -> None:
         show.join(timeout=10)
 
 
-def _attempt(options: TrainOptions, monitor: Any) -> str | None:
+def _attempt(job: Job, options: JobOptions, monitor: Any) -> str | None:
     """Runs workers until they end. Returns None when the run is done, and what was lost when it is worth another try.
 
     Raises:
-        TrainingFailed: it is not.
+        RunFailed: it is not.
     """
     layout = Layout.of(options)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"options": options, "monitor": monitor, "threads": layout.cpus},
+        train_loop_config={"job": job, "options": options, "monitor": monitor, "threads": layout.cpus},
         torch_config=TorchConfig(backend="nccl" if layout.gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=layout.workers,
@@ -163,15 +195,15 @@ def _what_was_lost(failures: dict[int, Exception]) -> str:
     """Words for a loss that another attempt may mend.
 
     Raises:
-        TrainingFailed: it is an error that would come again.
+        RunFailed: it is an error that would come again.
     """
     causes = {rank: _cause(error) for rank, error in sorted(failures.items())}
     died = [error for error in causes.values() if isinstance(error, RayError)]
     own = [error for error in causes.values() if not isinstance(error, RayError | PeerLost)]
     if own and not died:  # with a rank that died, the others fail in ways of their own
         if isinstance(own[0], EXPECTED):
-            raise TrainingFailed(str(own[0]))
-        raise TrainingFailed(f"{type(own[0]).__name__}: {own[0]}; this is a bug") from own[0]
+            raise RunFailed(str(own[0]))
+        raise RunFailed(f"{type(own[0]).__name__}: {own[0]}; this is a bug") from own[0]
     return "; ".join(f"rank {rank}: {type(error).__name__}" for rank, error in causes.items())
 
 
@@ -193,12 +225,12 @@ def _work(config: dict[str, Any]) -> None:
     else:
         torch.backends.cudnn.deterministic = True  # a resumed run is the run that was not cut off
     ranks = Ranks.of_process_group()
-    train(config["options"], ranks, device, MonitorClient(config["monitor"]))
+    config["job"](config["options"], ranks, device, MonitorClient(config["monitor"]))
 
 
-def _show(monitor: Any, steps: int, console: Console, ended: threading.Event) -> None:
+def _show(monitor: Any, display: Display, ended: threading.Event) -> None:
     """Shows the run until it ends; in a thread of its own, because Ray Train's `fit` needs the main one."""
-    with TrainProgress(console, steps) as display:
+    with display:
         last = False
         while not last:
             last = ended.wait(POLL_S)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.arithmetic import Arithmetic, arithmetic_of
 from models.checkpoint import Checkpoint
 from models.evaluation import metrics_over, scores_of
 from models.metrics import Metrics
@@ -27,32 +28,15 @@ from models.recogniser import Recogniser
 from models.registry import build, config_dict, entry_of
 from pipeline.run_folder import BEST, LAST, RunFolder, RunLog
 from pipeline.train_options import TrainOptions
-from pipeline.training_data import SplitReader, open_splits
-from pipeline.training_step import Group, NonFiniteLoss, StepResult, StepRules, TrainingStep, learning_rate_of
+from pipeline.training_data import open_splits
+from pipeline.training_step import NonFiniteLoss, StepResult, StepRules, TrainingStep, learning_rate_of
 from stores.position import Position
 from stores.scores import ClipScores, ScoresOrigin, write_scores
+from stores.split_reader import Group, SplitReader
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """In which type weights are kept, and forward passes computed (None: the same)."""
-
-    weights: torch.dtype
-    autocast: torch.dtype | None
-
-
-def arithmetic_of(precision: str, device: torch.device) -> Arithmetic:
-    """What `--precision` means on a device."""
-    if precision == "auto":
-        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if able else "float32"
-    if precision == "bfloat16":
-        return Arithmetic(torch.float32, torch.bfloat16)
-    return Arithmetic({"float32": torch.float32, "float64": torch.float64}[precision], None)
 
 
 @dataclass

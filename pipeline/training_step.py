@@ -22,27 +22,13 @@ from models.ranks import Ranks
 from models.recogniser import Recogniser
 from pipeline.augment import mixup, random_of, spec_augment
 from pipeline.batchnorm import GroupStatistics
+from stores.split_reader import Group
 
 DROPOUT, AUGMENT = 1, 2  # what a random stream is for
 
 
 class NonFiniteLoss(Exception):  # noqa: N818 - the end of a run
     """The loss or a gradient is NaN or infinite; the words say in which step. Positional arguments only."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Some consecutive samples of a step.
-
-    Attributes:
-        number: in the global sequence of groups.
-        inputs: by the model's columns, [n, …] on its device; n may be 0 where all samples are left out.
-        targets: [n, classes], 0 or 1.
-    """
-
-    number: int
-    inputs: dict[str, Tensor]
-    targets: Tensor
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import threading
 import time
 import uuid
 import zlib
@@ -18,10 +17,9 @@ import torch
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from models.checkpoint import Checkpoint, CheckpointError
-from pipeline.run_folder import BEST, CONFIG, CURVES, EVENTS, LAST, LINES, RunFolder, RunLog
-from stores.storage import Storage, Version
+from pipeline.run_folder import BEST, CURVES, EVENTS, LAST, LINES, RunFolder, RunLog
+from stores.storage import Storage
 
-CONFIGURATION = {"model": "csn", "steps": 6, "set": ["dropout=0.0"], "normalizer": None, "learning_rate": 4e-4}
 VALID = {"mAP": 0.25, "AUC": 0.75, "d_prime": None, "clips": 20}
 
 
@@ -48,77 +46,7 @@ def names_in(uri: str) -> set[str]:
     return {entry.name for entry in storage.list("")} | {f"{EVENTS}/*" for _ in storage.list(EVENTS)}
 
 
-# ---------------------------------------------------------------- claims
-
-
-def test_the_same_run_may_come_again(uri: str) -> None:
-    for config in (CONFIGURATION, dict(reversed(CONFIGURATION.items())), {**CONFIGURATION, "set": ("dropout=0.0",)}):
-        RunFolder(uri).claim(config)
-    assert json.loads(Storage(uri).read(CONFIG)) == CONFIGURATION
-
-
-def test_another_run_is_told_what_differs(uri: str) -> None:
-    RunFolder(uri).claim(CONFIGURATION)
-    before = Storage(uri).read(CONFIG)
-    with pytest.raises(ValueError, match="holds another run") as caught:
-        RunFolder(uri).claim({**CONFIGURATION, "steps": 7, "seed": 3})
-    words = str(caught.value)
-    assert "(seed: None there, 3 now; steps: 6 there, 7 now): give another --out" in words
-    assert "csn" not in words and "dropout" not in words
-    assert Storage(uri).read(CONFIG) == before
-
-
-def claim_in_between(folder: RunFolder, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another job claims the folder after this one has found it empty."""
-    publish = folder.storage.publish
-
-    def late(name: str, data: bytes, if_version: Version | None = None) -> None:
-        RunFolder(folder.storage.uri).claim(config)
-        publish(name, data, if_version)
-
-    monkeypatch.setattr(folder.storage, "publish", late)
-
-
-def test_of_two_that_begin_at_once_the_second_finds_the_first(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = RunFolder(uri)
-    claim_in_between(folder, CONFIGURATION, monkeypatch)
-    folder.claim(CONFIGURATION)  # the same run: a retried job, say
-    Storage(uri).remove(CONFIG)
-    with pytest.raises(ValueError, match=r"steps: 6 there, 9 now"):
-        folder.claim({**CONFIGURATION, "steps": 9})
-    assert json.loads(Storage(uri).read(CONFIG)) == CONFIGURATION
-
-
-def test_only_one_of_many_threads_gets_the_folder(tmp_path: Path) -> None:
-    start, outcomes = threading.Barrier(6), []
-
-    def claim(number: int) -> None:
-        start.wait()
-        try:
-            RunFolder(str(tmp_path)).claim({**CONFIGURATION, "seed": number})
-            outcomes.append(number)
-        except ValueError:
-            outcomes.append(None)
-
-    threads = [threading.Thread(target=claim, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(outcomes) == 6
-    winners = [number for number in outcomes if number is not None]
-    assert winners == [json.loads((tmp_path / CONFIG).read_text())["seed"]]
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff"])
-def test_a_config_that_is_no_runs_is_left_alone(uri: str, content: bytes) -> None:
-    Storage(uri).publish(CONFIG, content)
-    with pytest.raises(ValueError, match=r"config\.json is not a training run's: give another --out"):
-        RunFolder(uri).claim(CONFIGURATION)
-    assert Storage(uri).read(CONFIG) == content
-
-
-# ---------------------------------------------------------------- checkpoints and summary
+# ---------------------------------------------------------------- checkpoints
 
 
 def test_checkpoints_by_name_and_none_before_the_first(uri: str) -> None:
@@ -132,14 +60,6 @@ def test_checkpoints_by_name_and_none_before_the_first(uri: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         folder.read(LAST)
     assert str(caught.value).startswith(f"{uri}/last.pt ")
-
-
-def test_a_summary_says_that_the_run_has_ended(uri: str) -> None:
-    folder = RunFolder(uri)
-    assert folder.summary() is None
-    summary = {"steps": 6, "best": {"step": 4, "mAP": None}, "quarantined": {}}
-    folder.write_summary(summary)
-    assert RunFolder(uri).summary() == summary
 
 
 # ---------------------------------------------------------------- the log

@@ -11,7 +11,7 @@ from training_runs import small_options
 
 from models.ranks import PeerLost
 from pipeline import trainer
-from pipeline.trainer import Layout, TrainingFailed, _what_was_lost
+from pipeline.trainer import Layout, RunFailed, _what_was_lost
 from pipeline.training_step import NonFiniteLoss
 
 
@@ -40,7 +40,7 @@ def test_a_lost_worker_is_worth_another_try(failures: dict[int, Exception]) -> N
     ],
 )
 def test_an_error_that_would_come_again_ends_the_run(failures: dict[int, Exception], words: str) -> None:
-    with pytest.raises(TrainingFailed, match=words):
+    with pytest.raises(RunFailed, match=words):
         _what_was_lost(failures)
 
 
@@ -74,5 +74,5 @@ def test_workers_without_a_place_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, resources: dict, changes: dict, lacking: str
 ) -> None:
     monkeypatch.setattr(trainer.ray, "cluster_resources", lambda: resources)
-    with pytest.raises(TrainingFailed, match=f"too few {lacking}"):
+    with pytest.raises(RunFailed, match=f"too few {lacking}"):
         Layout.of(small_options("store", tmp_path, **changes))

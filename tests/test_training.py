@@ -15,12 +15,12 @@ from models.metrics import evaluate
 from models.ranks import Ranks
 from pipeline.run_folder import BEST, LAST, RunFolder
 from pipeline.train_options import TrainOptions
-from pipeline.training import arithmetic_of, train
-from pipeline.training_data import SplitReader
+from pipeline.training import train
 from pipeline.training_step import NonFiniteLoss
 from stores.normalizer import Normalizer
 from stores.scores import read_scores
 from stores.snapshot import Snapshot
+from stores.split_reader import SplitReader
 
 CPU = torch.device("cpu")
 
@@ -185,16 +185,3 @@ def test_other_columns_do_not_go_on_with_a_run(store: str, tmp_path: Path) -> No
     folder.storage.publish(LAST, replace(last, columns={"logmel": "logmel-00000000"}).to_bytes())
     with pytest.raises(ValueError, match="--columns"):
         train_here(options)
-
-
-@pytest.mark.parametrize(
-    ("precision", "weights", "autocast"),
-    [
-        ("auto", torch.float32, None),  # no bfloat16 autocast on a CPU unless asked for
-        ("float64", torch.float64, None),
-        ("bfloat16", torch.float32, torch.bfloat16),
-    ],
-)
-def test_arithmetic(precision: str, weights: torch.dtype, autocast: torch.dtype | None) -> None:
-    found = arithmetic_of(precision, CPU)
-    assert (found.weights, found.autocast) == (weights, autocast)

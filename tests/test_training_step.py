@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from models.ranks import Ranks
 from models.recogniser import Recogniser
-from pipeline.training_step import Group, NonFiniteLoss, StepResult, StepRules, TrainingStep, learning_rate_of
+from pipeline.training_step import NonFiniteLoss, StepResult, StepRules, TrainingStep, learning_rate_of
+from stores.split_reader import Group
 
 RULES = StepRules(seed=5, learning_rate=1e-3, warmup=4, steps=10)
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

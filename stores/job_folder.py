@@ -1,0 +1,65 @@
+"""The folder that a job leaves its results in: whose it is, and whether the job has ended.
+
+`config.json` says what decides the result, so another job does not fit in; `summary.json` is there when it has ended.
+Each is replaced whole, in one atomic step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from stores.storage import ABSENT, Conflict, Storage
+
+CONFIG, SUMMARY = "config.json", "summary.json"
+
+
+class JobFolder:
+    """A job's folder.
+
+    Args:
+        uri: a directory or any fsspec URI.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.storage = Storage(uri)
+
+    def claim(self, config: Mapping[str, Any]) -> None:
+        """Makes the folder this run's, or finds that it is.
+
+        Raises:
+            ValueError: another run's, and the message names what differs; or no run's at all.
+            StorageError: the folder cannot be read or written.
+        """
+        text = json.dumps(config, indent=2, sort_keys=True)
+        data, _ = self.storage.read_versioned(CONFIG)
+        if data is None:
+            # Of two jobs that begin at once the second finds what the first has left, as if it had come later.
+            with suppress(Conflict):
+                self.storage.publish(CONFIG, text.encode(), ABSENT)
+            data = self.storage.read(CONFIG)
+        there, now = self._parsed(data), json.loads(text)
+        differ = sorted(name for name in {*there, *now} if there.get(name) != now.get(name))
+        if differ:
+            listed = "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in differ)
+            raise ValueError(f"{self.storage.uri} holds another run ({listed}): give another --out")
+
+    def _parsed(self, config: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(config)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.storage.url(CONFIG)} is no run's: give another --out")
+        return found
+
+    def summary(self) -> dict[str, Any] | None:
+        """What an ended run came to; None while it has not ended."""
+        data, _ = self.storage.read_versioned(SUMMARY)
+        return None if data is None else json.loads(data)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Ends the run."""
+        self.storage.publish(SUMMARY, json.dumps(summary, indent=2, sort_keys=True).encode())

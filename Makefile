@@ -29,7 +29,7 @@ test-all: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy stores pipeline models
+	$(BIN)/mypy stores pipeline models attacks
 	$(BIN)/lint-imports
 
 format: setup

@@ -42,9 +42,9 @@ PEERS = ("litdata==0.2.76", "mosaicml-streaming==0.13.0", "numpy<3")
 OURS = (
     "cat",
     "avlens",
-    "avlens-thread",
+    "avlens-2-threads",
     "avlens-uniform",
-    "avlens-uniform-thread",
+    "avlens-uniform-2-threads",
     "webdataset",
     "webdataset-shuffled",
 )
@@ -57,7 +57,7 @@ TARGETS = (
     ("in order, at most 2 × cat", "avlens", "cat", 2.0),
     ("shuffled, at most 3 × cat", "avlens-uniform", "cat", 3.0),
     ("in order, webdataset takes at least 20 ×", "avlens", "webdataset", 1 / 20),
-    ("in order, litData takes at least 5 ×", "avlens", "litdata", 1 / 5),
+    ("in order with two threads, litData takes at least 5 ×", "avlens-2-threads", "litdata", 1 / 5),
 )
 
 

@@ -173,9 +173,9 @@ def _processor_seconds() -> float:
 METHODS: dict[str, Callable[[Path], Pass]] = {
     "cat": cat,
     "avlens": partial(avlens, "sequential", 0),
-    "avlens-thread": partial(avlens, "sequential", 1),
+    "avlens-2-threads": partial(avlens, "sequential", 2),
     "avlens-uniform": partial(avlens, "uniform", 0),
-    "avlens-uniform-thread": partial(avlens, "uniform", 1),
+    "avlens-uniform-2-threads": partial(avlens, "uniform", 2),
     "webdataset": partial(webdataset, False),
     "webdataset-shuffled": partial(webdataset, True),
     "litdata": partial(litdata, False),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+
+Precision = Literal["auto", "float32", "bfloat16", "float64"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Arithmetic:
     autocast: torch.dtype | None
 
 
-def arithmetic_of(precision: str, device: torch.device) -> Arithmetic:
+def arithmetic_of(precision: Precision, device: torch.device) -> Arithmetic:
     """What `--precision` means on a device."""
     if precision == "auto":
         able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

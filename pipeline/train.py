@@ -13,10 +13,10 @@ from rich.console import Console
 from models.checkpoint import CheckpointError
 from models.registry import entry_of
 from pipeline.run_folder import BEST, RunFolder
-from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from pipeline.run_progress import RunProgress, evaluation_words
+from pipeline.summary import EXIT_OK, EXIT_USAGE
 from pipeline.train_options import TrainOptions, absolute_paths
-from pipeline.train_progress import TrainProgress
-from pipeline.trainer import RunFailed, run_on_workers
+from pipeline.trainer import run_job
 from pipeline.training import train
 from stores.layout import Store
 from stores.split_reader import columns_for
@@ -37,19 +37,8 @@ def main() -> int:
         print(f"train: {error}", file=sys.stderr)
         return EXIT_USAGE
     if ended is None:
-        try:
-            ray.init()
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
-            print(f"train: Ray cannot be reached: {error}", file=sys.stderr)
-            return EXIT_INTERNAL
-        try:
-            run_on_workers(train, options, TrainProgress(console, options.steps))
-        except RunFailed as error:
-            print(f"train: {error}", file=sys.stderr)
-            return EXIT_INTERNAL
-        except KeyboardInterrupt:
-            print("train: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-            return EXIT_INTERRUPTED
+        if code := run_job("train", ray.init, train, options, RunProgress(console, evaluation_words, options.steps)):
+            return code
         ended = folder.summary()
         assert ended is not None
     best = ended["best"]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import torch
 import tyro
 
+from models.arithmetic import Precision
 from models.registry import build, field_names
 from pipeline.options import absolute_path
 from stores.order import make_order
+from stores.split_reader import default_group_size
 
-GROUP_SIZE = 50
-Precision = Literal["auto", "float32", "bfloat16", "float64"]
 Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]  # without it the last of several would be the only one
 OWN = ("width", "classes", "video_dim")  # fields of a model's config that --width and the store decide
 # What may be another when a run goes on: it decides how fast and how often, not what comes out.
@@ -104,9 +104,7 @@ class TrainOptions:
     @property
     def group(self) -> int:
         """Clips of a group."""
-        if self.group_size is not None:
-            return self.group_size
-        return max(size for size in range(1, GROUP_SIZE + 1) if self.batch_size % size == 0)
+        return self.group_size or default_group_size(self.batch_size)
 
     @property
     def groups_per_step(self) -> int:

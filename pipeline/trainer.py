@@ -8,6 +8,7 @@ data ends the run.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from models.checkpoint import CheckpointError
 from models.ranks import PeerLost, Ranks
+from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK
 from pipeline.training_step import NonFiniteLoss
 from stores.layout import StoreError
 from stores.shard_index import ShardError
@@ -159,6 +161,32 @@ def run_on_workers(job: Job, options: JobOptions, display: Display) -> None:
     finally:
         ended.set()
         show.join(timeout=10)
+
+
+def run_job(name: str, start: Callable[[], object], job: Job, options: JobOptions, display: Display) -> int:
+    """What entries do: starts Ray, runs a job to its end, and says on the error stream what went wrong.
+
+    Args:
+        name: the entry's, before its words.
+        start: `ray.init`.
+
+    Returns:
+        the exit code: 0 done, 3 it cannot go on, 130 interrupted.
+    """
+    try:
+        start()
+    except (ConnectionError, TimeoutError, RuntimeError) as error:
+        print(f"{name}: Ray cannot be reached: {error}", file=sys.stderr)
+        return EXIT_INTERNAL
+    try:
+        run_on_workers(job, options, display)
+    except RunFailed as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return EXIT_INTERNAL
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK
 
 
 def _attempt(job: Job, options: JobOptions, monitor: Any) -> str | None:

@@ -17,6 +17,13 @@ from stores.reader import Reader
 from stores.snapshot import Snapshot
 from stores.torch_batches import TorchBatch, TorchBatches
 
+LARGEST_DEFAULT_GROUP = 50
+
+
+def default_group_size(batch_size: int) -> int:
+    """Clips that go through a model at once where nobody said how many: the batch's largest divisor up to 50."""
+    return max(size for size in range(1, LARGEST_DEFAULT_GROUP + 1) if batch_size % size == 0)
+
 
 class Place(Protocol):
     """This process's place among those that read one sequence together."""
@@ -114,6 +121,11 @@ class SplitReader:
         for batch in self._tensors(reader):
             if len(batch.batch):
                 yield batch.batch.keys, self.inputs(batch), batch.batch.multi_hot(self.snapshot.class_count)
+
+    def groups_once(self, size: int) -> Iterator[Group]:
+        """As `once`: this rank's share of all samples in groups, each sample once over all ranks."""
+        reader = Reader(self.snapshot, order="sequential", batch_size=size, epochs=1, **self._how())
+        yield from (self._group(batch) for batch in self._tensors(reader) if len(batch.batch))
 
     def inputs(self, batch: TorchBatch) -> dict[str, Tensor]:
         """A batch's arrays by the model's columns."""

@@ -1,4 +1,4 @@
-"""Small training runs for tests: a store of noise, and ranks as real processes that can be made to kill themselves."""
+"""Small runs for tests: a store of noise, and ranks as real processes that can be made to kill themselves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from store_factory import make_wide_store
 
+from attacks.attack import attack
+from attacks.attack_options import AttackOptions
+from attacks.gradients import Gradients
 from models.ranks import Ranks
 from pipeline.run_folder import RunFolder
 from pipeline.train_options import TrainOptions
@@ -51,8 +54,8 @@ def small_options(store: str, out: Path, **changes: Any) -> TrainOptions:
     return replace(options, **changes)
 
 
-def train_on(ranks: int, options: TrainOptions, kill: str = "") -> list[int]:
-    """Trains on so many processes of this machine; returns their exit codes.
+def train_on(ranks: int, options: TrainOptions | AttackOptions, kill: str = "") -> list[int]:
+    """Trains, or attacks, on so many processes of this machine; returns their exit codes.
 
     Args:
         kill: rank 0 kills itself: `group:N` before it computes its N-th group, `write:NAME:N` in the middle of the N-th
@@ -84,7 +87,7 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def _rank(rank: int, ranks: int, port: int, options: TrainOptions, kill: str) -> None:
+def _rank(rank: int, ranks: int, port: int, options: TrainOptions | AttackOptions, kill: str) -> None:
     torch.set_num_threads(1)
     if ranks > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -93,7 +96,8 @@ def _rank(rank: int, ranks: int, port: int, options: TrainOptions, kill: str) ->
         _arrange(kill)
     if rank == 0:
         RunFolder(options.out).claim(options.decisive())
-    train(options, Ranks.of_process_group(), torch.device("cpu"))
+    job: Any = train if isinstance(options, TrainOptions) else attack
+    job(options, Ranks.of_process_group(), torch.device("cpu"))
     if ranks > 1:
         dist.destroy_process_group()
 
@@ -109,13 +113,14 @@ def _arrange(kill: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if what == "group":
-        compute = TrainingStep._of_group
+        for owner in (TrainingStep, Gradients):
+            compute = owner._of_group
 
-        def dying(self: TrainingStep, *arguments: Any) -> torch.Tensor:
-            count_down()
-            return compute(self, *arguments)
+            def dying(self: Any, *arguments: Any, compute: Any = compute) -> torch.Tensor:
+                count_down()
+                return compute(self, *arguments)
 
-        TrainingStep._of_group = dying  # type: ignore[method-assign]
+            owner._of_group = dying  # type: ignore[assignment]
         return
     replace_file = os.replace
 

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, plain lines elsewhere, each evaluation once."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere, each evaluation once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline import train_progress
-from pipeline.train_progress import TrainProgress
+from pipeline import run_progress
+from pipeline.run_progress import RunProgress, evaluation_words
 
 LATEST = {"step": 7, "loss": 0.12345, "learning_rate": 1e-4, "clips": 300, "clips_per_s": 812.4}
 VALID = {"mAP": 0.3217, "AUC": 0.9012, "d_prime": 1.8241, "clips": 20_123}
@@ -29,7 +29,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 def test_a_terminal_gets_a_bar_and_evaluations_above_it(log: pytest.LogCaptureFixture) -> None:
     screen = io.StringIO()
-    with TrainProgress(Console(file=screen, force_terminal=True, width=140), 25) as display:
+    with RunProgress(Console(file=screen, force_terminal=True, width=140), evaluation_words, 25) as display:
         display.update({}, [])
         display.update(LATEST, [evaluation(5)])
     shown = screen.getvalue()
@@ -42,17 +42,17 @@ def test_a_terminal_gets_a_bar_and_evaluations_above_it(log: pytest.LogCaptureFi
 
 def test_the_cursor_is_back_after_an_exception_too() -> None:
     screen = io.StringIO()
-    with pytest.raises(KeyboardInterrupt), TrainProgress(Console(file=screen, force_terminal=True), 25):
+    with pytest.raises(KeyboardInterrupt), RunProgress(Console(file=screen, force_terminal=True), evaluation_words, 25):
         raise KeyboardInterrupt
     assert "\x1b[?25h" in screen.getvalue()
 
 
 def test_a_log_gets_lines_now_and_then(log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    with TrainProgress(Console(file=screen), 25) as display:
+    with RunProgress(Console(file=screen), evaluation_words, 25) as display:
         display.update(LATEST, [])
         assert log.messages == []  # not every half second
-        monkeypatch.setattr(train_progress, "LINE_EVERY_S", 0.0)
+        monkeypatch.setattr(run_progress, "LINE_EVERY_S", 0.0)
         display.update({}, [])
         display.update(LATEST, [])
         display.update(LATEST, [])  # nothing moved
@@ -62,7 +62,7 @@ def test_a_log_gets_lines_now_and_then(log: pytest.LogCaptureFixture, monkeypatc
 
 
 def test_each_evaluation_is_told_once_and_at_once(log: pytest.LogCaptureFixture) -> None:
-    with TrainProgress(Console(file=io.StringIO()), 25) as display:
+    with RunProgress(Console(file=io.StringIO()), evaluation_words, 25) as display:
         display.update({}, [evaluation(5)])
         display.update(LATEST, [evaluation(5)])
         display.update({}, [])  # a monitor that was started anew has forgotten
@@ -82,6 +82,13 @@ def test_each_evaluation_is_told_once_and_at_once(log: pytest.LogCaptureFixture)
 def test_numbers_that_are_undefined_are_left_out(
     changes: dict[str, Any], words: str, log: pytest.LogCaptureFixture
 ) -> None:
-    with TrainProgress(Console(file=io.StringIO()), 25) as display:
+    with RunProgress(Console(file=io.StringIO()), evaluation_words, 25) as display:
         display.update({}, [evaluation(5, **changes)])
     assert log.messages == [words]
+
+
+def test_steps_that_say_how_many_there_are(log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_progress, "LINE_EVERY_S", 0.0)
+    with RunProgress(Console(file=io.StringIO()), str) as display:
+        display.update({"step": 3, "steps": 9, "clips_per_s": 40.0}, [])
+    assert log.messages == ["step 3 of 9, 40 clips/s"]

@@ -20,6 +20,7 @@ from stores.split_reader import default_group_size
 
 # What may be another when a run goes on: it decides how fast, not what comes out.
 FREE = ("out", "store", "checkpoint", "workers", "cpus_per_worker", "reader_threads", "gpu", "checkpoint_every")
+DEFAULTS = {"norm": "2", "epsilon": 0.3, "scope": "clip", "rule": "projected", "objective": "bce", "seed": 15_213}
 Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 Floats = Annotated[tuple[float, ...], tyro.conf.UseAppendAction]
 Integers = Annotated[tuple[int, ...], tyro.conf.UseAppendAction]
@@ -47,15 +48,15 @@ class AttackOptions:
     out: str
     """The run's folder. A directory or any fsspec URI."""
 
-    norm: Norms = ("2",)
-    """1, 2 or inf; may be given several times."""
-    epsilon: Floats = (0.3,)
-    """The ball's radius in normalised units; inf for no bound. May be given several times."""
-    scope: Scopes = ("clip",)
-    """What the norm is of: clip (all 25,600 numbers) or frame (the 64 of each frame). May be given several times."""
-    rule: Rules = ("projected",)
-    """projected: it stays in the ball; accumulated: as the released code does, its norm grows. May be given several
-    times."""
+    norm: Norms = ()
+    """1, 2 (default) or inf; may be given several times."""
+    epsilon: Floats = ()
+    """The ball's radius in normalised units (default 0.3); inf for no bound. May be given several times."""
+    scope: Scopes = ()
+    """What the norm is of: clip (all 25,600 numbers; default) or frame (the 64 of each). May be given several times."""
+    rule: Rules = ()
+    """projected (default): it stays in the ball; accumulated: as the released code does, its norm grows. May be given
+    several times."""
     freq: Several = ()
     """Mel bins A:B that may be touched; may be given several times, each with every --time."""
     time: Several = ()
@@ -63,13 +64,13 @@ class AttackOptions:
     mask: Several = ()
     """The same by name (full, freq0-20, time200-400, freq0-20_time0-200), instead of --freq and --time, for masks
     that are no product. May be given several times."""
-    objective: Objectives = ("bce",)
-    """bce, rank or bounded; may be given several times."""
+    objective: Objectives = ()
+    """bce (default), rank or bounded; may be given several times."""
     bound: float = 3.0
     """For the objective bounded: the most that one clip and class counts."""
-    seed: Integers = (15_213,)
-    """May be given several times. The first one is the order's, and its perturbations start at 0; those of further
-    ones start at a random point of the ball."""
+    seed: Integers = ()
+    """Default 15213; may be given several times. The first one is the order's, and its perturbations start at 0; those
+    of further ones start at a random point of the ball."""
     clamp: tuple[float, float] = (-2.0, 2.0)
     """For the rule accumulated: the range that it keeps attacked features in."""
     warm_start: bool = True
@@ -102,6 +103,9 @@ class AttackOptions:
     """Threads that read ahead in each worker."""
 
     def __post_init__(self) -> None:
+        for name, value in DEFAULTS.items():  # not the fields' own: what is given several times is added to those
+            if not getattr(self, name):
+                object.__setattr__(self, name, (value,))
         for name in ("batch_size", "group_size", "evaluate_every", "checkpoint_every", "workers", "cpus_per_worker"):
             self._require(name, (value := getattr(self, name)) is None or value >= 1, "at least 1")
         for name in ("alpha", "passes", "bound"):

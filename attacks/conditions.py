@@ -27,7 +27,8 @@ class Delta:
     """A finished perturbation.
 
     Attributes:
-        id: tells it from those of other attacks: digest of the checkpoint that it was made with, and its name.
+        id: tells it from those of other attacks: digests of the checkpoint that it was made with and of the attack's
+            options, and its name.
         values: float32 [400, 64].
         spec: which one it is.
         record: what its attack said of it.
@@ -98,7 +99,8 @@ def read_deltas(folder: str) -> list[Delta]:
             raise ValueError(
                 f"{folder}: {item['name']}: expected finite float32 {SHAPE}, got {values.dtype} {values.shape}"
             )
-        name = f"{summary['checkpoint'][:8]}-{item['name']}"
+        options = hashlib.sha256(json.dumps(summary["options"], sort_keys=True).encode()).hexdigest()
+        name = f"{summary['checkpoint'][:8]}-{options[:6]}-{item['name']}"
         about = {"sha256": hashlib.sha256(data).hexdigest(), "folder": folder}
         found.append(Delta(name, values, Spec.from_dict(item), {**record, **about}))
     return found

@@ -21,10 +21,11 @@ class JobFolder:
 
     Args:
         uri: a directory or any fsspec URI.
+        config: the name of the file that says whose it is.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.storage = Storage(uri)
+    def __init__(self, uri: str, config: str = CONFIG) -> None:
+        self.storage, self._config = Storage(uri), config
 
     def claim(self, config: Mapping[str, Any]) -> None:
         """Makes the folder this run's, or finds that it is.
@@ -34,12 +35,12 @@ class JobFolder:
             StorageError: the folder cannot be read or written.
         """
         text = json.dumps(config, indent=2, sort_keys=True)
-        data, _ = self.storage.read_versioned(CONFIG)
+        data, _ = self.storage.read_versioned(self._config)
         if data is None:
             # Of two jobs that begin at once the second finds what the first has left, as if it had come later.
             with suppress(Conflict):
-                self.storage.publish(CONFIG, text.encode(), ABSENT)
-            data = self.storage.read(CONFIG)
+                self.storage.publish(self._config, text.encode(), ABSENT)
+            data = self.storage.read(self._config)
         there, now = self._parsed(data), json.loads(text)
         differ = sorted(name for name in {*there, *now} if there.get(name) != now.get(name))
         if differ:
@@ -52,7 +53,7 @@ class JobFolder:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise ValueError(f"{self.storage.url(CONFIG)} is no run's: give another --out")
+            raise ValueError(f"{self.storage.url(self._config)} is no run's: give another --out")
         return found
 
     def summary(self) -> dict[str, Any] | None:

@@ -150,3 +150,18 @@ def processes(*words: str) -> list[psutil.Process]:
         if any(word in line for word in words) and process.pid != os.getpid():
             found.append(process)
     return found
+
+
+def submit(cluster: Cluster, *words: str) -> subprocess.Popen[str]:
+    """`ray job submit` of a command, from the repository."""
+    address = f"http://127.0.0.1:{cluster.dashboard_port}"
+    command = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(REPOSITORY), "--", *words]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run_entry(entry: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """An entry run by its path, in a process of its own."""
+    command = [str(BIN / "python"), str(REPOSITORY / entry), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT, check=False)

@@ -63,7 +63,6 @@ def test_no_bound() -> None:
         ({"passes": -1.0}, "--passes"),
         ({"epsilon": (-0.1,)}, "--epsilon of 0 or more"),
         ({"epsilon": (math.nan,)}, "--epsilon"),
-        ({"epsilon": ()}, "--epsilon of one or more"),
         ({"epsilon": (0.1, 0.1)}, "each once"),
         ({"fit_split": ()}, "--fit-split"),
         ({"batch_size": 0}, "--batch-size"),

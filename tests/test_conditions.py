@@ -52,31 +52,35 @@ def test_noise_has_the_perturbations_own_norm_and_mask(norm: Any, scope: Any) ->
     assert (noise != one.noise(1)).any()
 
 
-def finished(folder: Path) -> AttackFolder:
+def finished(folder: Path, options: dict[str, Any] | None = None) -> AttackFolder:
     item = Perturbation(SPEC, np.where(SPEC.mask.array(), 0.001, 0.0))
     item.look(0.5, 3)
     look = {"objectives": {SPEC.name: 0.5}, "norms": {SPEC.name: {"l2": 1.0}}}
     history = [{"step": 0, "clean": {"bce": 0.1}, **look}]
     made = AttackFolder(str(folder))
-    made.write_results(AttackState(3, None, [item], history), {"checkpoint": "c" * 64}, ["a warning"])
+    made.write_results(
+        AttackState(3, None, [item], history), {"checkpoint": "c" * 64, "options": options or {}}, ["a warning"]
+    )
     return made
 
 
 def test_a_finished_attack_is_read(tmp_path: Path) -> None:
     finished(tmp_path)
     (found,) = read_deltas(str(tmp_path))
-    assert found.id == f"cccccccc-{SPEC.name}" and found.spec == SPEC
+    assert found.id.startswith("cccccccc-") and found.id.endswith(f"-{SPEC.name}") and found.spec == SPEC
+    finished(tmp_path / "other", {"passes": 3})
+    assert read_deltas(str(tmp_path / "other"))[0].id != found.id  # the same perturbation, made otherwise
     assert found.values.dtype == np.float32 and found.record["warnings"] == ["a warning"]
     assert len(found.record["sha256"]) == 64
     assert found.record["history"] == [{"step": 0, "objective": 0.5, "l2": 1.0}]
 
 
 def test_what_is_no_finished_attack_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a finished attack's folder"):
+    with pytest.raises(ValueError, match="finished attack"):
         read_deltas(str(tmp_path / "none"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/summary.json").write_text(json.dumps({"steps": 3}))
-    with pytest.raises(ValueError, match="a finished attack's folder"):
+    with pytest.raises(ValueError, match="finished attack"):
         read_deltas(str(tmp_path / "run"))
     folder = finished(tmp_path / "odd")
     np.save(tmp_path / "odd/deltas" / f"{SPEC.name}.npy", np.full(SHAPE, np.nan, np.float32))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from ray_cluster import BIN, ENVIRONMENT, REPOSITORY, Cluster, processes
+from ray_cluster import Cluster, processes, run_entry, submit
 from training_runs import losses, make_training_store, small_options
 
 from models.ranks import Ranks
@@ -32,15 +31,6 @@ def arguments(store: str, out: Path | str, *more: str) -> list[str]:
     run = ["--train-split", "train", "--valid-split", "valid", "--out", str(out), "--width", "0.03125"]
     run += ["--batch-size", "12", "--group-size", "2", "--evaluate-every", "4", "--set", "dropout=0.5"]
     return ["--store", store, "--model", "csn", *run, "--steps", str(STEPS), *more]
-
-
-def submit(cluster: Cluster, *words: str) -> subprocess.Popen[str]:
-    """`ray job submit` of a command, from the repository."""
-    address = f"http://127.0.0.1:{cluster.dashboard_port}"
-    command = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(REPOSITORY), "--", *words]
-    return subprocess.Popen(
-        command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
 
 
 def test_a_job_whose_worker_is_killed_is_the_run_that_nothing_happened_to(
@@ -80,18 +70,12 @@ def test_a_job_whose_worker_is_killed_is_the_run_that_nothing_happened_to(
     assert summary["steps"] == STEPS
 
 
-def run_here(*words: str) -> subprocess.CompletedProcess[str]:
-    """`python pipeline/train.py …` without a cluster."""
-    command = [str(BIN / "python"), str(REPOSITORY / "pipeline" / "train.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT, check=False)
-
-
 def test_what_cannot_be_is_refused_before_anything_starts(store: str, tmp_path: Path) -> None:
-    missing = run_here(*arguments(str(tmp_path / "none"), tmp_path / "out"))
+    missing = run_entry("pipeline/train.py", *arguments(str(tmp_path / "none"), tmp_path / "out"))
     assert missing.returncode == 2
     assert "store.json" in missing.stderr
     assert "Traceback" not in missing.stderr
-    column = run_here(*arguments(store, tmp_path / "out", "--columns", "r2plus1d_18"))
+    column = run_entry("pipeline/train.py", *arguments(store, tmp_path / "out", "--columns", "r2plus1d_18"))
     assert column.returncode == 2
     assert "logmel" in column.stderr
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.pt"))

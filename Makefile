@@ -20,8 +20,14 @@ $(STAMP): pyproject.toml infra/constraints.txt
 demo: setup
 	$(BIN)/python pipeline/demo.py --folder demo
 
+# The tests on real clusters mostly wait, so they run beside the others; what they said is shown at the end.
+QUICK := -m "not slow and not gpu"
+CLUSTERS := tests/e2e tests/faults
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	@log=$$(mktemp) && trap 'kill $$clusters 2>/dev/null; rm -f $$log' EXIT; \
+	$(BIN)/python -m pytest $(QUICK) $(CLUSTERS) >$$log 2>&1 & clusters=$$!; \
+	$(BIN)/python -m pytest $(QUICK) $(addprefix --ignore=,$(CLUSTERS)); one=$$?; \
+	wait $$clusters; other=$$?; echo "$(CLUSTERS):"; cat $$log; exit $$((one + other))
 
 test-all: setup
 	$(BIN)/python -m pytest
@@ -42,6 +48,7 @@ bench: setup
 	$(BIN)/python benchmarks/ingest.py --json benchmarks/results/ingest.json
 	$(BIN)/python benchmarks/metrics.py --json benchmarks/results/metrics.json
 	$(BIN)/python benchmarks/trainer.py --json benchmarks/results/trainer.json
+	$(BIN)/python benchmarks/attack.py --json benchmarks/results/attack.json
 	$(MAKE) bench-reader
 
 # Installs the peers (LitData, MosaicML streaming) into an environment of their own in the temporary folder.

@@ -27,10 +27,6 @@ SMALL = ["--encoder-weights", "random:0", "--window-frames", "8", "--fps", "8", 
 SMALL += ["--encoder-dtype", "float32"]  # a CPU without bfloat16 units takes longer for bfloat16
 SMALL += ["--shard-size", "16"]
 COLUMNS = "logmel,r2plus1d_18"
-# Untrained embeddings have offsets three times their spread, so they are normalised.
-RECOGNISERS = {"csn": [], "mid2": ["--normalize-video"]}
-TRAINING = ["--width", "0.125", "--set", "dropout=0.1", "--learning-rate", "0.002", "--steps", "60"]
-TRAINING += ["--batch-size", "16", "--evaluate-every", "20"]
 
 
 def main() -> int:
@@ -47,7 +43,8 @@ def main() -> int:
 
     console.rule("2. Ingest from a loopback server: fetch, log-mel, clip embeddings")
     store = folder / "store"
-    for old in (store, folder / "runs"):  # the demo begins with nothing; the jobs themselves would go on
+    study = folder / "study"
+    for old in (store, study):  # the demo begins with nothing; the jobs themselves would go on
         shutil.rmtree(old, ignore_errors=True)
     routes = faults(console, dataset)
     with LoopbackServer(dataset.media, routes) as server:
@@ -63,20 +60,19 @@ def main() -> int:
     if code:
         return code
 
-    console.rule("4. Two recognisers, trained on the store")
-    for model, flags in RECOGNISERS.items():
-        code = code or run(console, train_command(store, folder / "runs" / model, model, flags))
+    console.rule("4. A study: recognisers, universal perturbations of their sound, and what those do")
+    code = run(console, study_command(store, study))
     if code:
         return code
-    for line in table(folder / "runs", list(RECOGNISERS)):
+    for line in table(study / "runs"):
         console.print(line)
     console.print(
         f"\n{time.monotonic() - began:.0f} s. The store: {store}; a clip's log-mel as a picture: {picture}; "
-        f"the recognisers, with their curves: {folder / 'runs'}.\n"
+        f"the study's report: {study / 'report' / 'report.html'}.\n"
         "Scaled down to fit two cores and a few minutes: r2plus1d_18 with random weights instead of r2plus1d_34 with "
         "IG-65M's, float32 instead of bfloat16, windows of 8 frames of 64 pixels at 8 fps instead of 32 of 112 at 30, "
-        "shards of 16 clips, not 512; recognisers of an eighth of the width, 60 steps of 16 clips, not 25,000 of 300. "
-        "The log-mel bank, the store and the jobs are the real ones."
+        "shards of 16 clips, not 512; recognisers of an eighth of the width, 60 steps of 16 clips, not 25,000 of 300, "
+        "attacked for a few passes over a hundred clips. The log-mel bank, the store and the jobs are the real ones."
     )
     return code
 
@@ -114,20 +110,20 @@ def ingest_command(dataset: DemoDataset, url: str, store: Path) -> list[str]:
     return [sys.executable, script, *lists, *source, "--store", str(store), *columns]
 
 
-def train_command(store: Path, out: Path, model: str, flags: Sequence[str]) -> list[str]:
-    """A training as a researcher would type it."""
-    script = str(Path(__file__).with_name("train.py"))
-    splits = ["--train-split", "train", "--valid-split", "valid", "--valid-split", "select"]
-    where = ["--store", str(store), "--out", str(out)]
-    return [sys.executable, script, "--model", model, *where, *splits, *TRAINING, *flags]
+def study_command(store: Path, out: Path) -> list[str]:
+    """The paper's study, scaled down, as a researcher would type it."""
+    script = str(Path(__file__).parents[1] / "attacks" / "study.py")
+    what = ["--preset", "icassp2021", "--scale", "demo"]
+    return [sys.executable, script, "--store", str(store), "--out", str(out), *what]
 
 
-def table(runs: Path, models: Sequence[str]) -> list[str]:
+def table(runs: Path) -> list[str]:
     """Each recogniser's best validation scores beside chance, and by what its classes can be recognised."""
     cues = {demo_class.mid: demo_class.cue for demo_class in CLASSES}
     lines = [f"{'':8}{'mAP':>7}{'AUC':>7}{'d′':>7}   mAP by sound, by picture, by both; chance: mAP of shuffled labels"]
-    for model in models:
-        clips = read_scores(Storage(str(runs / model)), "scores/valid+select.parquet")
+    for run in sorted(runs.iterdir()):
+        model = run.name.rpartition("-s")[0]
+        clips = read_scores(Storage(str(run)), "scores/valid+select.parquet")
         found, chance = evaluate(clips.scores, clips.targets), permutation_chance(clips.scores, clips.targets)
         by_cue = {
             cue: np.nanmean([found.ap[i] for i, (mid, _) in enumerate(clips.origin.classes) if cues.get(mid) == cue])

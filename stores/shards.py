@@ -13,9 +13,11 @@ import hashlib
 import io
 import json
 import tarfile
+import threading
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,6 +78,11 @@ def member(name: str, data: bytes) -> bytes:
     return header + data + bytes(_pad(len(data)) - len(data))
 
 
+# numpy reads .npy headers with Python's parser, and that of Python 3.11 fails with a SystemError where two threads are
+# in it at once (cpython issue 106905).
+PARSING = threading.Lock()
+
+
 def npy_bytes(array: np.ndarray) -> bytes:
     """An array as a .npy file (format 1.0, C order)."""
     buffer = io.BytesIO()
@@ -83,10 +90,20 @@ def npy_bytes(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+@lru_cache(maxsize=64)
+def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
+    """The bytes that `npy_bytes` puts before the values of such an array."""
+    buffer = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, described)
+    return buffer.getvalue()
+
+
 def npy_array(data: bytes) -> np.ndarray:
     """The inverse of `npy_bytes`; refuses pickles. Raises ValueError for anything that is no plain array."""
     try:
-        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        with PARSING:
+            return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (TypeError, EOFError, SyntaxError, tokenize.TokenError) as error:  # numpy reads headers as Python literals
         raise ValueError(f"expected a plain .npy array: {error}") from error
 

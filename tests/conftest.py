@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from ray_cluster import Cluster, cluster
 from small_clips import SmallClips, make_small_clips
+
+if TYPE_CHECKING:
+    from demo_runs import DemoRuns
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -49,3 +53,11 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def demo_runs(tmp_path_factory: pytest.TempPathFactory) -> DemoRuns:
+    """The demo's store, which takes minutes to make: for slow tests only."""
+    from demo_runs import DemoRuns
+
+    return DemoRuns(tmp_path_factory.mktemp("demo"))

@@ -51,12 +51,12 @@ def options_for(place: Path, out: Path, **changes: Any) -> AttackOptions:
         select_split=("valid",),
         alpha=0.2,
         out=str(out),
-        epsilon=(0.3, 1.0),
+        epsilon=(0.3,),
         objective=("bce", "rank"),
-        batch_size=12,
-        group_size=2,
-        passes=2.0,
-        evaluate_every=3,
+        batch_size=9,
+        group_size=3,
+        passes=0.5,
+        evaluate_every=2,
         reader_threads=0,
     )
     return replace(made, **changes)
@@ -89,7 +89,7 @@ def test_any_number_of_ranks_makes_the_same_bits(place: Path, quiet: Path, tmp_p
     assert (tmp_path / "state.npz").read_bytes() == (quiet / "state.npz").read_bytes()
 
 
-@pytest.mark.parametrize("kill", ["group:23", "write:state.npz:3"])
+@pytest.mark.parametrize("kill", ["group:5", "write:state.npz:2"])
 def test_a_killed_attack_goes_on_to_the_same_bits(place: Path, quiet: Path, tmp_path: Path, kill: str) -> None:
     options = options_for(place, tmp_path)
     assert train_on(1, options, kill) == [-9]
@@ -101,11 +101,11 @@ def test_a_killed_attack_goes_on_to_the_same_bits(place: Path, quiet: Path, tmp_
 
 def test_what_is_left(place: Path, quiet: Path) -> None:
     summary = json.loads((quiet / "summary.json").read_text())
-    assert summary["steps"] == 8  # 2 passes of 48 clips by 12
+    assert summary["steps"] == 3  # half a pass of 48 clips by 9, rounded up
     assert summary["warnings"] == []
     assert summary["checkpoint"] == read_checkpoint(str(place / "csn/best.pt")).digest
     names = [item["name"] for item in summary["perturbations"]]
-    assert names == [f"projected-l2-clip-eps{e}-full-{o}-s15213" for e in ("0.3", "1") for o in ("bce", "rank")]
+    assert names == [f"projected-l2-clip-eps0.3-full-{o}-s15213" for o in ("bce", "rank")]
     for item in summary["perturbations"]:
         delta = np.load(quiet / "deltas" / f"{item['name']}.npy")
         assert delta.shape == (400, 64) and delta.dtype == np.float32
@@ -113,11 +113,9 @@ def test_what_is_left(place: Path, quiet: Path) -> None:
         assert item["norms"]["l2"] == pytest.approx(np.linalg.norm(delta.astype(float)), rel=1e-12)
         assert item["objective_on_select"] >= item["clean_objective_on_select"]
         record = json.loads((quiet / "deltas" / f"{item['name']}.json").read_text())
-        assert [line["step"] for line in record["history"]] == [0, 3, 6, 8]
+        assert [line["step"] for line in record["history"]] == [0, 2, 3]
         assert record["history"][0]["objective"] == item["clean_objective_on_select"]
         assert (quiet / "deltas" / f"{item['name']}.png").read_bytes().startswith(b"\x89PNG")
-    small, large = (item["objective_on_select"] for item in summary["perturbations"][::2])
-    assert large >= small
 
 
 def test_a_finished_attack_does_nothing_again(place: Path, quiet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,21 +144,21 @@ def test_many_perturbations_read_the_shards_once(place: Path, tmp_path: Path, mo
     sizes = []
     for number, changes in enumerate(({}, {"epsilon": (0.1, 0.2, 0.3, 1.0), "freq": ("0:20", "0:64")})):
         copied.clear()
-        options = options_for(place, tmp_path / str(number), model="mid2", objective=("bce",), passes=0.5)
+        options = options_for(place, tmp_path / str(number), model="mid2", objective=("bce",), passes=0.25)
         attack_here(replace(options, **({"epsilon": (0.3,)} | changes)))
         sizes.append(sum(copied))
     assert sizes[0] == sizes[1] > 0
 
 
 def test_equal_splits_are_a_warning(place: Path, tmp_path: Path) -> None:
-    options = options_for(place, tmp_path, select_split=("train",), objective=("bce",), passes=0.5)
+    options = options_for(place, tmp_path, select_split=("train",), objective=("bce",), epsilon=(0.3,), passes=0.1)
     attack_here(options)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["warnings"] == ["fitted and selected on the same split: train"]
 
 
 def test_the_accumulated_rule_reports_its_norms(place: Path, tmp_path: Path) -> None:
-    options = options_for(place, tmp_path, rule=("accumulated",), objective=("bce",), epsilon=(0.1,), passes=3.0)
+    options = options_for(place, tmp_path, rule=("accumulated",), objective=("bce",), epsilon=(0.1,), passes=1.0)
     attack_here(options)
     (item,) = json.loads((tmp_path / "summary.json").read_text())["perturbations"]
     record = json.loads((tmp_path / "deltas" / f"{item['name']}.json").read_text())

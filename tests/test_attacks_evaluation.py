@@ -43,8 +43,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             alpha=2.0,
             epsilon=(8.0,),
             out=str(root / f"attack-{model}"),
-            batch_size=24,
-            group_size=12,
+            batch_size=12,
+            group_size=6,
+            passes=0.5,
             reader_threads=0,
         )
         attack(options, Ranks(), CPU)

@@ -13,7 +13,17 @@ import pytest
 import webdataset as wds
 import xxhash
 
-from stores.shards import Sample, member, npy_array, npy_bytes, pack, unpack, write_feature_tar, write_media_tar
+from stores.shards import (
+    Sample,
+    member,
+    npy_array,
+    npy_bytes,
+    npy_header,
+    pack,
+    unpack,
+    write_feature_tar,
+    write_media_tar,
+)
 
 
 def samples(count: int = 5) -> list[Sample]:
@@ -126,3 +136,11 @@ def test_small_tars_round_trip_and_pickles_are_refused() -> None:
     with pytest.raises(ValueError, match="[Pp]ickle|Object arrays"):
         npy_array(buffer.getvalue())
     np.testing.assert_array_equal(npy_array(npy_bytes(np.arange(3))), np.arange(3))
+
+
+@pytest.mark.parametrize("shape", [(3,), (400, 64), (10, 512)])
+@pytest.mark.parametrize("dtype", ["<f2", "float32", "int16"])
+def test_headers_are_those_that_are_written(shape: tuple[int, ...], dtype: str) -> None:
+    data = npy_bytes(np.zeros(shape, dtype))
+    assert data.startswith(npy_header(shape, dtype))
+    assert len(data) - len(npy_header(shape, dtype)) == np.zeros(shape, dtype).nbytes

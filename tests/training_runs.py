@@ -64,7 +64,9 @@ def train_on(ranks: int, options: TrainOptions | AttackOptions, kill: str = "") 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    # Processes are forked from one that has made the imports: those cost more than what most tests compute.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training_runs"])
     processes = [context.Process(target=_rank, args=(rank, ranks, port, options, kill)) for rank in range(ranks)]
     for process in processes:
         process.start()

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from ray_cluster import ENVIRONMENT
+from demo_runs import DemoRuns
 
 from models.chance import Band, permutation_chance
 from models.metrics import evaluate
-from models.ranks import Ranks
-from models.registry import MODELS, field_names
-from pipeline.demo import ingest_command
-from pipeline.demo_media import make_demo_dataset
+from models.registry import MODELS
 from pipeline.demo_scenes import CLASSES
-from pipeline.loopback import LoopbackServer
-from pipeline.train_options import TrainOptions
-from pipeline.training import train
 from stores.scores import read_scores
 from stores.storage import Storage
 
@@ -44,17 +35,11 @@ class Worth:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Worth]]:
+def found(demo_runs: DemoRuns) -> dict[str, dict[str, Worth]]:
     """By model and cue (and `all`), on the held-out clips that choose the best checkpoint."""
-    root = tmp_path_factory.mktemp("demo")
-    dataset = make_demo_dataset(root / "dataset")
-    with LoopbackServer(dataset.media, {}) as server:
-        command = ingest_command(dataset, server.url, root / "store")
-        subprocess.run(command, check=True, env=ENVIRONMENT, timeout=1200)
     worth = {}
     for model in MODELS:
-        run_one(root, model)
-        clips = read_scores(Storage(str(root / model)), "scores/valid+select.parquet")
+        clips = read_scores(Storage(str(demo_runs.run(model))), "scores/valid+select.parquet")
         cues = np.array([CUES.get(mid, "") for mid, _ in clips.origin.classes])
         parts = {"all": cues != "", **{cue: cues == cue for cue in ("sound", "picture", "both")}}
         worth[model] = {
@@ -64,28 +49,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Worth
             )
             for part, chosen in parts.items()
         }
-        logger.info(
-            "%s %s", model, {part: f"{value.mean_ap:.3f} ({value.chance})" for part, value in worth[model].items()}
-        )
+        for part, value in worth[model].items():
+            logger.info("%s, %s: mAP %.3f, %s", model, part, value.mean_ap, value.chance)
     return worth
-
-
-def run_one(root: Path, model: str) -> None:
-    options = TrainOptions(
-        store=str(root / "store"),
-        model=model,
-        train_split=("train",),
-        valid_split=("valid", "select"),
-        out=str(root / model),
-        width=0.125,
-        batch_size=16,
-        steps=200,
-        learning_rate=1e-3,
-        evaluate_every=20,
-        normalize_video="video" in MODELS[model].model.columns,
-        set=("dropout=0.1",) if "dropout" in field_names(model) else (),
-    )
-    train(options, Ranks(), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("model", MODELS)

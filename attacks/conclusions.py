@@ -63,7 +63,9 @@ def _first(study: Study) -> Verdict:
         reason = "Late fusion keeps most, also of what the sound adds to the picture alone."
     if not findings:
         findings.append("No attacked score of late fusion with l2, ε 0.3.")
-    return Verdict(1, conclusion.question, _paper(conclusion.answer, conclusion.basis), word, reason, tuple(findings))
+    return Verdict(
+        1, conclusion.question, _paper(conclusion.answer, conclusion.basis), word, reason, tuple(findings), ("table-1",)
+    )
 
 
 def together(by_score: VerdictWord, by_share: VerdictWord) -> VerdictWord:
@@ -130,7 +132,7 @@ def _second(study: Study) -> Verdict:
             }
             findings += _compared(f"CSN, {_setting(variant)}", lost, "costs most")
     findings = findings or ["No CSN attacked within bands or halves with l2, ε 0.3."]
-    return _undecided(2, conclusion.question, conclusion.answer, conclusion.basis, findings)
+    return _undecided(2, conclusion.question, conclusion.answer, conclusion.basis, findings, ("table-2", "table-3"))
 
 
 # ---------------------------------------------------------------- 3: kinds of modules
@@ -147,7 +149,7 @@ def _third(study: Study) -> Verdict:
         findings += _compared(_setting(variant), lost, "loses most")
     lacking = [MODEL_WORDS[model] for model in MODULES if study.entry_of(model) is None]
     findings += [f"Not in this store: {', '.join(lacking)}."] if lacking else []
-    return _undecided(3, conclusion.question, conclusion.answer, conclusion.basis, findings)
+    return _undecided(3, conclusion.question, conclusion.answer, conclusion.basis, findings, ("table-4",))
 
 
 def _compared(setting: str, lost: Values, verb: str) -> list[str]:
@@ -166,7 +168,9 @@ def _compared(setting: str, lost: Values, verb: str) -> list[str]:
     return [f"{setting}: {verdict}. Drop of mAP: {listing(ordered)}. Differences by seed: {'; '.join(told)}."]
 
 
-def _undecided(number: int, question: str, answer: str | None, basis: str, findings: Sequence[str]) -> Verdict:
+def _undecided(
+    number: int, question: str, answer: str | None, basis: str, findings: Sequence[str], tables: tuple[str, ...]
+) -> Verdict:
     reason = UNKNOWN if answer is None else "No rule is written yet for holding this answer against numbers."
     return Verdict(
         number,
@@ -175,6 +179,7 @@ def _undecided(number: int, question: str, answer: str | None, basis: str, findi
         "cannot be told here",
         f"{reason} What this store shows is below.",
         tuple(findings),
+        tables,
     )
 
 

@@ -89,7 +89,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a study says of one of the paper's conclusions."""
+    """What a study says of one of the paper's conclusions; `tables` are the sections that its numbers stand in."""
 
     number: int
     question: str
@@ -97,6 +97,7 @@ class Verdict:
     word: VerdictWord
     reason: str
     findings: tuple[str, ...]
+    tables: tuple[str, ...]
 
 
 @dataclass(frozen=True)

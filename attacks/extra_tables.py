@@ -73,10 +73,10 @@ def objectives_table(study: Study) -> Table:
             cells += [score_cell(facts) for facts in found.values()]
             rows.append((*cells, *(_ratio(clean, found[name], found["bce"]) for name in ("rank", "bounded"))))
     caption = (
-        f"mAP on {clips_words(seen)}, which no attack was fitted or selected on; {seeds_words(seen)}. bce: the "
-        "paper's loss; rank: the loss of the order of clips within a class; bounded: bce with the share of every clip "
-        "and class limited. Ratio: how many times the drop of bce the other objective's is, by seed; above 1 it harms "
-        "more. Seeds in which bce did not lower the mAP have no ratio."
+        f"mAP on {clips_words(seen)}; {seeds_words(seen)}. Where an attack was fitted or selected on these very clips, "
+        "the warnings say so. bce: the paper's loss; rank: the loss of the order of clips within a class; bounded: bce "
+        "with the share of every clip and class limited. Ratio: how many times the drop of bce the other objective's "
+        "is, by seed; above 1 it harms more. Seeds in which bce did not lower the mAP have no ratio."
     )
     return Table("objectives", "Objectives at the same ε", caption, tuple(columns), tuple(rows), lead=1)
 

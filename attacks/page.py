@@ -188,10 +188,12 @@ def _picture(picture: Picture) -> str:
 
 def _verdict(verdict: Verdict) -> str:
     kind = verdict.word.replace(" ", "-")
+    links = ", ".join(f'<a href="#{name}">{escape(name.replace("table-", "Table "))}</a>' for name in verdict.tables)
     return (
         f'<article class="verdict"><h3>{verdict.number}. {escape(verdict.question)}</h3>'
         f'<p><span class="word {kind}">{escape(verdict.word[0].upper() + verdict.word[1:])}</span> '
-        f"{escape(verdict.reason)}</p><p>The paper: {escape(verdict.paper)}</p>{_list(verdict.findings)}</article>"
+        f"{escape(verdict.reason)}</p><p>The paper: {escape(verdict.paper)}</p>{_list(verdict.findings)}"
+        f"<p>The numbers, with what made them: {links}.</p></article>"
     )
 
 

@@ -75,7 +75,9 @@ def command_line(command: Mapping[str, Any]) -> str:
 def _verdict(verdict: Verdict) -> list[str]:
     head = f"### {verdict.number}. {escaped(verdict.question)}"
     answer = f"**{verdict.word[0].upper()}{verdict.word[1:]}.** {escaped(verdict.reason)}".rstrip()
-    return [head, "", answer, "", f"The paper: {escaped(verdict.paper)}", "", *_points(verdict.findings)]
+    links = ", ".join(f"[{name.replace('table-', 'Table ')}](#{name})" for name in verdict.tables)
+    where = f"The numbers, with what made them: {links}."
+    return [head, "", answer, "", f"The paper: {escaped(verdict.paper)}", "", *_points(verdict.findings), "", where]
 
 
 def _points(items: Sequence[str]) -> list[str]:

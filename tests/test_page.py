@@ -134,6 +134,8 @@ def test_verdicts_come_first_and_the_changed_are_marked() -> None:
     text = page_of(document)
     assert text.index('id="conclusions"') < text.index('id="warnings"') < text.index('id="table-1"')
     assert text.count('class="word cannot-be-told-here"') == 3
+    box = text.partition('id="conclusions"')[2].partition('id="warnings"')[0]
+    assert [f'href="#table-{number}"' in box for number in (1, 2, 3, 4)] == [True] * 4
     assert "has changed since" not in text
     source = replace(document.sources[0], command={"id": "x", "digest": "other"})
     assert "has changed since" in page_of(replace(document, sources=(source, *document.sources[1:])))

@@ -26,6 +26,7 @@ from attacks.transfer_table import transfer_matrix, transfer_table
 from stores.storage import Storage
 
 SCALES = {
+    "demo": "Scaled to the minutes of a demo: its numbers are toys.",
     "laptop": "This study was made at a laptop's scale: small models, few clips, few steps. Its numbers show that the "
     "measurement works; they are not to be held against the paper's.",
     "full": "This study was made at the paper's scale.",

@@ -61,7 +61,7 @@ class StudyTasks:
             len([plan for plan in hearing if self._wanted(attack, plan)]) * (1 if attack.best_seed else seeds)
             for attack in self.study.attacks
         )
-        evaluations = 2 * len(hearing) * seeds + bool(self.study.transfer)
+        evaluations = (1 + self.study.gap) * len(hearing) * seeds + bool(self.study.transfer)
         return len(self.study.models) * seeds + attacks + evaluations
 
     def done(self, task: Task) -> bool:
@@ -102,7 +102,8 @@ class StudyTasks:
                 )
                 if not undecided:
                     yield self._evaluation(run, [run], attacks, plan.sees, "report", ())
-                    yield self._evaluation(f"fit-{run}", [run], attacks, False, "fit", ("--noise-draws", "0"))
+                    if self.study.gap:
+                        yield self._evaluation(f"fit-{run}", [run], attacks, False, "fit", ("--noise-draws", "0"))
         if self.study.transfer:
             runs = [f"{plan.name}-s{self.study.seeds[0]}" for plan in self._hearing()]
             attacks = [f"attacks/{run}/{name}" for run in runs for name in self.study.transfer]

@@ -65,3 +65,9 @@ def test_a_study_without_attacks_scores_its_models(tmp_path: Path) -> None:
     tasks = StudyTasks(replace(STUDY, attacks=(), transfer=()), "/store", str(tmp_path))
     order = run_all(tasks, tmp_path, {})
     assert len(order) == tasks.expected() == 8 * 2 + 7 * 2 * 2
+
+
+def test_a_study_may_leave_the_fit_split_alone(tmp_path: Path) -> None:
+    tasks = StudyTasks(replace(STUDY, gap=False), "/store", str(tmp_path))
+    order = run_all(tasks, tmp_path, {})
+    assert len(order) == tasks.expected() and not any("fit-" in folder for folder in order)

@@ -20,13 +20,13 @@ STUDY = Study(
     name="small",
     scale="demo",
     seeds=(1,),
-    models=(ModelPlan("csn", "csn"), ModelPlan("late", "late")),
+    models=(ModelPlan("csn", "csn"),),
     attacks=(AttackPlan("paper", ("--epsilon", "0.3", "--scope", "clip", "--scope", "frame")),),
     splits={"train": ("train",), "valid": ("valid",), "fit": ("train",), "select": ("valid",), "report": ("valid",)},
     train_flags=TRAINING,
     attack_flags=("--alpha", "0.1", "--batch-size", "24", "--group-size", "12"),
     evaluate_flags=("--noise-draws", "2", "--permutations", "20"),
-    transfer=("paper",),
+    gap=False,  # every command takes half a minute, most of it to start
 )
 
 
@@ -57,9 +57,7 @@ def test_a_study_that_is_killed_goes_on_to_its_report(two_nodes: Cluster, place:
     lines = [json.loads(line) for line in (out / "commands.jsonl").read_text().splitlines()]
     assert {line["exit_code"] for line in lines} == {0}
     folders = [line["folder"] for line in lines]
-    assert (
-        len(set(folders)) == len(folders) and "evaluations/transfer" in folders and "attacks/late-s1/paper" in folders
-    )
+    assert len(set(folders)) == len(folders) and folders[-1] == "evaluations/csn-s1"
     for name in ("report.html", "report.md"):
         assert "csn" in (out / "report" / name).read_text()
 

@@ -41,7 +41,9 @@ def test_a_fact_is_its_row_with_noise_norms_and_command() -> None:
     noise = part["noise"][row["delta"]]
     assert fact.noise_draws == 20 and fact.noise["mAP"].low == min(draw["mAP"] for draw in noise["draws"])
     record = next(
-        item for item in summary_of(root, "attacks/late-s1/main")["perturbations"] if item["name"] == row["delta"][9:]
+        item
+        for item in summary_of(root, "attacks/late-s1/main")["perturbations"]
+        if row["delta"].endswith(f"-{item['name']}")
     )
     assert fact.norms == record["norms"]
     source = study.sources[fact.source]

@@ -26,7 +26,8 @@ def test_cells_are_the_evaluations(number: int, rule: str, scope: str) -> None:
         found = {row["delta"]: row["mAP"] for row in part["rows"]}
         assert rows[0][f"on {run}"] == f"{found[None] if run in ('csn-s0', 'crnn-s0') else part['rows'][0]['mAP']:.3f}"
         for row, source in zip(rows[1:], RUNS, strict=True):
-            name = f"{digest_of(source)[:8]}-{rule}-l2-{scope}-eps0.3-full-bce-s0"
+            mine = [name for name in found if name and name.startswith(digest_of(source)[:8])]
+            (name,) = (name for name in mine if name.endswith(f"-{rule}-l2-{scope}-eps0.3-full-bce-s0"))
             assert row[f"on {run}"] == f"{found[name]:.3f}"
 
 

@@ -241,4 +241,9 @@ class _Run:
     def _warnings(self, reader: Reader) -> list[str]:
         shared = sorted(set(self.options.fit_split) & set(self.options.select_split))
         found = [f"fitted and selected on the same split: {', '.join(shared)}"] if shared else []
+        reach = self.steps * self.options.alpha
+        short = sorted({item.spec.epsilon for item in self.state.perturbations if reach < item.spec.epsilon < math.inf})
+        if short:
+            listed = ", ".join(f"{epsilon:g}" for epsilon in short)
+            found.append(f"{self.steps} steps of α {self.options.alpha:g} cannot reach ε {listed}: give more --passes")
         return found + [f"left out: {file}: {reason}" for file, reason in reader.quarantined.items()]

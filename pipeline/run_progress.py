@@ -73,6 +73,7 @@ class RunProgress:
 def evaluation_words(line: Mapping[str, Any]) -> str:
     """What a training's evaluation found: a line with `step` and `valid`."""
     valid = line["valid"]
+    classes = f", {valid['mAP_classes']} classes" if "mAP_classes" in valid else ""
     numbers = [f"{name} {value:.4f}" for name in ("mAP", "AUC") if (value := valid[name]) is not None]
     numbers += [f"d′ {valid['d_prime']:.3f}"] if valid["d_prime"] is not None else []
-    return f"step {line['step']}: {', '.join(numbers) or 'no class to score'} on {valid['clips']} clips"
+    return f"step {line['step']}: {', '.join(numbers) or 'no class to score'} on {valid['clips']} clips{classes}"

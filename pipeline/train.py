@@ -29,7 +29,11 @@ def main() -> int:
     console = Console()
     try:
         options = absolute_paths(tyro.cli(TrainOptions, prog="train.py"))
-        columns = columns_for(Store.open(options.store), entry_of(options.model).model.columns, options.columns)
+        store = Store.open(options.store)
+        for split in (*options.train_split, *options.valid_split):
+            if store.plan_summary(split) is None:
+                raise ValueError(f"{options.store} has no split {split}; `python -m stores status` lists them")
+        columns = columns_for(store, entry_of(options.model).model.columns, options.columns)
         folder = RunFolder(options.out)
         folder.claim({**options.decisive(), "columns": columns})
         ended = folder.summary()

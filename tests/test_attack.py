@@ -102,7 +102,7 @@ def test_a_killed_attack_goes_on_to_the_same_bits(place: Path, quiet: Path, tmp_
 def test_what_is_left(place: Path, quiet: Path) -> None:
     summary = json.loads((quiet / "summary.json").read_text())
     assert summary["steps"] == 3  # half a pass of 48 clips by 9, rounded up
-    assert summary["warnings"] == []
+    assert summary["warnings"] == []  # three steps of 0.2 can reach 0.3
     assert summary["checkpoint"] == read_checkpoint(str(place / "csn/best.pt")).digest
     names = [item["name"] for item in summary["perturbations"]]
     assert names == [f"projected-l2-clip-eps0.3-full-{o}-s15213" for o in ("bce", "rank")]
@@ -154,7 +154,10 @@ def test_equal_splits_are_a_warning(place: Path, tmp_path: Path) -> None:
     options = options_for(place, tmp_path, select_split=("train",), objective=("bce",), epsilon=(0.3,), passes=0.1)
     attack_here(options)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["warnings"] == ["fitted and selected on the same split: train"]
+    assert summary["warnings"] == [
+        "fitted and selected on the same split: train",
+        "1 steps of α 0.2 cannot reach ε 0.3: give more --passes",
+    ]
 
 
 def test_the_accumulated_rule_reports_its_norms(place: Path, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def test_what_cannot_be_is_refused_before_anything_starts(store: str, tmp_path: 
     assert missing.returncode == 2
     assert "store.json" in missing.stderr
     assert "Traceback" not in missing.stderr
+    split = run_entry("pipeline/train.py", *arguments(store, tmp_path / "out", "--train-split", "nosuch"))
+    assert split.returncode == 2 and "has no split nosuch" in split.stderr and not (tmp_path / "out").exists()
     column = run_entry("pipeline/train.py", *arguments(store, tmp_path / "out", "--columns", "r2plus1d_18"))
     assert column.returncode == 2
     assert "logmel" in column.stderr

@@ -26,8 +26,6 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_open_telemetry": "0",
-    # Ray puts its workers behind everything else, and `make test` runs other tests beside these.
-    "RAY_worker_niceness": "0",
 }
 
 

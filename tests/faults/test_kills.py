@@ -130,21 +130,27 @@ def test_the_encoders_node_is_lost_while_every_cpu_is_busy(
 ) -> None:
     store = tmp_path / "store"
     with cluster(1, 1) as doomed, LoopbackServer(small_clips.media) as server:
-        # Two actors on two nodes: one of them is on the node that goes.
+        # Two actors on two nodes: one of them is on the node that goes. Both are held still, so that the tasks that
+        # wait for them fill the CPUs and stay there.
         driver = subprocess.Popen(
             ingest_command(*arguments(small_clips, server, store), "--encoder-actors", "2"),
             env=doomed.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-
-        def busy() -> bool:
-            group = [p for p in processes("ray::ClipEncoderServer.encode") if is_of(p, doomed.nodes["node1"])]
-            return bool(group) and len(processes("ray::column_task")) >= 2
-
-        wait_for(busy)
+        wait_for(lambda: len(processes("ray::ClipEncoderServer")) == 2 or driver.poll() is not None)
+        encoders = processes("ray::ClipEncoderServer")
+        for encoder in encoders:
+            encoder.suspend()
+        lost = [encoder for encoder in encoders if is_of(encoder, doomed.nodes["node1"])]
+        wait_for(lambda: len(processes("ray::column_task")) >= 2 or driver.poll() is not None)
+        time.sleep(3)  # both are past their sounds and wait for the encoder
         doomed.kill("node1")
+        for encoder in encoders:
+            if encoder not in lost:
+                encoder.resume()
         output, _ = driver.communicate(timeout=400)
+        assert len(lost) == 1
         assert driver.returncode == 0, output.decode()
         assert len(server.log()) <= 12 + IN_FLIGHT
     assert live_tars(store) == calm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -14,16 +14,25 @@ from attacks.masks import Mask
 from attacks.norms import Norm, Scope
 from attacks.objectives import Objective
 from attacks.perturbation import Rule, Spec
-from models.arithmetic import Precision
+from pipeline.job_options import (
+    Arithmetic,
+    CpusPerWorker,
+    Floats,
+    Gpu,
+    Integers,
+    ReaderThreads,
+    Several,
+    Strict,
+    Workers,
+    decisive,
+    require,
+    require_counts,
+    require_distinct,
+)
 from pipeline.options import absolute_path
 from stores.split_reader import default_group_size
 
-# What may be another when a run goes on: it decides how fast, not what comes out.
-FREE = ("out", "store", "checkpoint", "workers", "cpus_per_worker", "reader_threads", "gpu", "checkpoint_every")
 DEFAULTS = {"norm": "2", "epsilon": 0.3, "scope": "clip", "rule": "projected", "objective": "bce", "seed": 15_213}
-Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-Floats = Annotated[tuple[float, ...], tyro.conf.UseAppendAction]
-Integers = Annotated[tuple[int, ...], tyro.conf.UseAppendAction]
 Norms = Annotated[tuple[Norm, ...], tyro.conf.UseAppendAction]
 Scopes = Annotated[tuple[Scope, ...], tyro.conf.UseAppendAction]
 Rules = Annotated[tuple[Rule, ...], tyro.conf.UseAppendAction]
@@ -88,45 +97,31 @@ class AttackOptions:
     """Steps between looks at the select split. Default: those of a pass."""
     checkpoint_every: int = 100
     """Steps between checkpoints, beside those at every evaluation."""
-    precision: Precision = "float32"
-    """Arithmetic: float32, float64, bfloat16 autocast, or auto, which is bfloat16 on GPUs that have it."""
-    strict: bool = False
-    """A damaged shard is an error; else its clips are left out, named and counted."""
+    precision: Arithmetic = "float32"
+    strict: Strict = False
 
-    workers: int | None = None
-    """Data-parallel workers. Default: one per GPU of the cluster, or one on CPUs. The result does not depend on it."""
-    gpu: bool | None = None
-    """A GPU for each worker. Default: where the cluster has any."""
-    cpus_per_worker: int = 2
-    """CPUs, and torch threads, of a worker without a GPU."""
-    reader_threads: int = 1
-    """Threads that read ahead in each worker."""
+    workers: Workers = None
+    gpu: Gpu = None
+    cpus_per_worker: CpusPerWorker = 2
+    reader_threads: ReaderThreads = 1
 
     def __post_init__(self) -> None:
         for name, value in DEFAULTS.items():  # not the fields' own: what is given several times is added to those
             if not getattr(self, name):
                 object.__setattr__(self, name, (value,))
-        for name in ("batch_size", "group_size", "evaluate_every", "checkpoint_every", "workers", "cpus_per_worker"):
-            self._require(name, (value := getattr(self, name)) is None or value >= 1, "at least 1")
+        require_counts(self, "batch_size", "group_size", "evaluate_every", "checkpoint_every")
         for name in ("alpha", "passes", "bound"):
-            self._require(name, 0 < getattr(self, name) < math.inf, "above 0, and finite")
-        self._require("epsilon", all(value >= 0 for value in self.epsilon), "0 or more")  # NaN is not
-        self._require("reader_threads", self.reader_threads >= 0, "0 or more")
-        self._require("group_size", self.batch_size % self.group == 0, f"a divisor of the batch, {self.batch_size}")
-        self._require("clamp", self.clamp[0] < self.clamp[1], "a lower and a higher number")
-        for name in ("fit_split", "select_split", "norm", "epsilon", "scope", "rule", "objective", "seed"):
-            values = getattr(self, name)
-            self._require(name, 0 < len(values) == len(set(values)), "one or more values, each once")
-        self._require("mask", not (self.mask and (self.freq or self.time)), "nothing where --freq or --time is given")
+            require(self, name, 0 < getattr(self, name) < math.inf, "above 0, and finite")
+        require(self, "epsilon", all(value >= 0 for value in self.epsilon), "0 or more")  # NaN is not
+        require(self, "group_size", self.batch_size % self.group == 0, f"a divisor of the batch, {self.batch_size}")
+        require(self, "clamp", self.clamp[0] < self.clamp[1], "a lower and a higher number")
+        require_distinct(self, "fit_split", "select_split", "norm", "epsilon", "scope", "rule", "objective", "seed")
+        require(self, "mask", not (self.mask and (self.freq or self.time)), "nothing where --freq or --time is given")
         if "accumulated" in self.rule:
-            self._require("objective", "rank" not in self.objective, "bce or bounded for the rule accumulated")
-            self._require("epsilon", all(map(math.isfinite, self.epsilon)), "a finite size for the rule accumulated")
+            require(self, "objective", "rank" not in self.objective, "bce or bounded for the rule accumulated")
+            require(self, "epsilon", all(map(math.isfinite, self.epsilon)), "a finite size for the rule accumulated")
         if len(names := [spec.name for spec in self.specs()]) != len(set(names)):
             raise ValueError("expected masks that differ, got one of them twice")
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"expected --{name.replace('_', '-')} of {expected}, got {getattr(self, name)}")
 
     @property
     def masks(self) -> list[Mask]:
@@ -159,9 +154,8 @@ class AttackOptions:
 
     def decisive(self) -> dict[str, Any]:
         """What decides the result, as JSON: a folder holds the run of one such set only."""
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in FREE}
-        values |= {"group_size": self.group, "epsilon": [str(value) for value in self.epsilon]}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values = decisive(self, ("checkpoint", "checkpoint_every"))
+        return {**values, "group_size": self.group, "epsilon": [str(value) for value in self.epsilon]}
 
 
 def absolute_paths(options: AttackOptions, environment: dict[str, str] | None = None) -> AttackOptions:

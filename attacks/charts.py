@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attacks.delta_picture import FRAME_S
+from attacks.delta_picture import show_delta, to_png
 from attacks.intervals import Interval
 from models.chance import Band
 
@@ -181,25 +181,8 @@ def delta_chart(title: str, delta: np.ndarray) -> bytes:
     Args:
         delta: float [400, 64], in standard deviations of each mel bin.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     with _figure(3.0) as (figure, axes):
-        limit = float(np.abs(delta).max()) or 1.0
-        image = axes.imshow(
-            delta.T,
-            origin="lower",
-            aspect="auto",
-            cmap="RdBu_r",
-            vmin=-limit,
-            vmax=limit,
-            extent=(0, len(delta) * FRAME_S, 0, delta.shape[1]),
-            interpolation="nearest",
-        )
+        show_delta(figure, axes, delta)
         axes.set_title(title)
-        axes.set_xlabel("seconds")
-        axes.set_ylabel("mel bin")
-        figure.colorbar(image, label="standard deviations")
         figure.set_dpi(160)
-        sink = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(sink)
-        return sink.getvalue()
+        return to_png(figure)

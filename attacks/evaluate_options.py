@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
-import tyro
-
-from models.arithmetic import Precision
+from pipeline.job_options import (
+    Arithmetic,
+    CpusPerWorker,
+    Gpu,
+    ReaderThreads,
+    Several,
+    Strict,
+    Workers,
+    decisive,
+    require,
+    require_counts,
+    require_distinct,
+)
 from pipeline.options import absolute_path
-
-# What may be another when an evaluation goes on: it decides how fast, or where things are, not what comes out.
-FREE = ("out", "store", "checkpoint", "attack", "floor", "workers", "cpus_per_worker", "reader_threads", "gpu")
-Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True)
@@ -41,37 +47,23 @@ class EvaluateOptions:
     """Of the sounds' shuffle and the labels'."""
     group_size: int = 50
     """Clips that go through the model at once."""
-    precision: Precision = "float32"
-    """Arithmetic: float32, float64, bfloat16 autocast, or auto, which is bfloat16 on GPUs that have it."""
-    strict: bool = False
-    """A damaged shard is an error; else its clips are left out, named and counted."""
+    precision: Arithmetic = "float32"
+    strict: Strict = False
 
-    workers: int | None = None
-    """Data-parallel workers. Default: one per GPU of the cluster, or one on CPUs. The result does not depend on it."""
-    gpu: bool | None = None
-    """A GPU for each worker. Default: where the cluster has any."""
-    cpus_per_worker: int = 2
-    """CPUs, and torch threads, of a worker without a GPU."""
-    reader_threads: int = 1
-    """Threads that read ahead in each worker."""
+    workers: Workers = None
+    gpu: Gpu = None
+    cpus_per_worker: CpusPerWorker = 2
+    reader_threads: ReaderThreads = 1
 
     def __post_init__(self) -> None:
-        for name in ("permutations", "group_size", "workers", "cpus_per_worker"):
-            self._require(name, (value := getattr(self, name)) is None or value >= 1, "at least 1")
-        for name in ("noise_draws", "reader_threads", "seed"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("checkpoint", "split"):
-            values = getattr(self, name)
-            self._require(name, 0 < len(values) == len(set(values)), "one or more values, each once")
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"expected --{name.replace('_', '-')} of {expected}, got {getattr(self, name)}")
+        require_counts(self, "permutations", "group_size")
+        for name in ("noise_draws", "seed"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+        require_distinct(self, "checkpoint", "split")
 
     def decisive(self) -> dict[str, Any]:
         """What decides the result, as JSON, but for checkpoints and perturbations, which have digests."""
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in FREE}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return decisive(self, ("checkpoint", "attack", "floor"))
 
 
 def absolute_paths(options: EvaluateOptions, environment: dict[str, str] | None = None) -> EvaluateOptions:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from attacks.scoring import Scored, constant_share, metrics_of, score_split
 from models.arithmetic import arithmetic_of
 from models.chance import permutation_chance
 from models.checkpoint import Checkpoint
-from models.metrics import Metrics
+from models.metrics import METRICS, Metrics, finite
 from models.ranks import Ranks
 from stores.job_folder import JobFolder
 from stores.scores import ClipScores, ScoresOrigin, write_scores
@@ -36,7 +35,6 @@ from stores.split_reader import SplitReader
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
-METRICS = ("mAP", "AUC", "d_prime")
 
 
 def evaluate_checkpoints(
@@ -110,7 +108,7 @@ class _Job:
                     row["positives"] = metrics.positives.tolist()
                 elif condition.kind == "attacked":
                     assert clean is not None
-                    row["constant_share"] = _finite(constant_share(self.ranks, clean, item.scores))
+                    row["constant_share"] = finite(constant_share(self.ranks, clean, item.scores))
                 rows.append(row)
             if condition.stored:
                 self._store(item, checkpoint, split)
@@ -198,7 +196,3 @@ def _spread(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [draw[name] for draw in draws if draw[name] is not None]
         found[name] = {"mean": float(np.mean(values)), "low": min(values), "high": max(values)} if values else None
     return found
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -16,7 +16,6 @@ from attacks.perturbation import Rule, Spec
 from models.chance import Band
 
 Place = Literal["report", "fit", "transfer"]
-METRICS = ("mAP", "AUC", "d_prime")
 FUSIONS = ("early", "mid1", "mid2", "late")
 
 

@@ -72,6 +72,31 @@ def frozen(model: Recogniser) -> Iterator[None]:
                 parameter.requires_grad_(wants)
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """What the objective `rank` needs of a group: it compares clips of the whole batch or split.
+
+    Attributes:
+        number: the group's, over all ranks.
+        scores: [..., clips, classes].
+        targets: [clips, classes].
+    """
+
+    number: int
+    scores: np.ndarray
+    targets: np.ndarray
+
+    @classmethod
+    def of(cls, group: Group, scores: Tensor) -> Ranked:
+        """A group's, to be sent to other ranks."""
+        return cls(group.number, scores.cpu().numpy(), group.targets.cpu().numpy())
+
+
+def _in_order(parts: Iterable[Sequence[Ranked]]) -> list[Ranked]:
+    """All ranks' groups in their order."""
+    return sorted((row for part in parts for row in part), key=lambda row: row.number)
+
+
 class Gradients:
     """Computes steps for the perturbations of a run.
 
@@ -123,7 +148,7 @@ class Gradients:
         """
         tensors = [self._tensor(delta) for delta in deltas]
         sums: list[list[float]] = [[] for _ in specs]
-        kept: list[tuple[int, np.ndarray, np.ndarray]] = []
+        kept: list[Ranked] = []
         clips, ranked = 0, [i for i, spec in enumerate(specs) if spec.objective == "rank"]
         with torch.inference_mode():
             for group in batches:
@@ -137,15 +162,13 @@ class Gradients:
                     if spec.objective != "rank":
                         sums[i].append(float(element_sum(spec.objective, scores[i], group.targets, self.rules.bound)))
                 if ranked:
-                    picked = torch.stack([scores[i] for i in ranked]).cpu().numpy()
-                    kept.append((group.number, picked, group.targets.cpu().numpy()))
+                    picked = torch.stack([scores[i] for i in ranked])
+                    kept.append(Ranked.of(group, picked))
         everyone = self.ranks.gather((sums, clips, kept))
         total = sum(count for _, count, _ in everyone)
         values = [math.fsum(x for part, _, _ in everyone for x in part[i]) / total for i in range(len(specs))]
         if ranked:
-            ordered = sorted((row for _, _, rows in everyone for row in rows), key=lambda row: row[0])
-            scores_of = torch.from_numpy(np.concatenate([row[1] for row in ordered], axis=1)).to(self._device)
-            targets = torch.from_numpy(np.concatenate([row[2] for row in ordered])).to(self._device)
+            scores_of, targets = self._joined(_in_order(rows for _, _, rows in everyone))
             for place, i in enumerate(ranked):
                 values[i] = float(rank_loss(scores_of[place], targets))
         return values
@@ -205,12 +228,10 @@ class Gradients:
         with torch.inference_mode():
             for group, state in zip(groups, states, strict=True):
                 scores = self._scores(group.inputs["logmel"] + delta, state)
-                mine.append((group.number, scores.cpu().numpy(), group.targets.cpu().numpy()))
-        rows = sorted((row for part in self.ranks.gather(mine) for row in part), key=lambda row: row[0])
-        scores_of = torch.from_numpy(np.concatenate([row[1] for row in rows])).to(self._device)
-        targets = torch.from_numpy(np.concatenate([row[2] for row in rows])).to(self._device)
-        parts = score_gradient(scores_of, targets).split([len(row[1]) for row in rows])
-        by_number = {row[0]: part for row, part in zip(rows, parts, strict=True)}
+                mine.append(Ranked.of(group, scores))
+        rows = _in_order(self.ranks.gather(mine))
+        parts = score_gradient(*self._joined(rows)).split([len(row.targets) for row in rows])
+        by_number = {row.number: part for row, part in zip(rows, parts, strict=True)}
         return [by_number[group.number] for group in groups]
 
     # ---------------------------------------------------------------- the model
@@ -218,16 +239,21 @@ class Gradients:
     def _attacked(self, logmel: Tensor, delta: Tensor, spec: Spec) -> Tensor:
         return clamped(logmel, delta, *self.rules.clamp) if spec.rule == "accumulated" else logmel + delta
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=self.rules.autocast, enabled=self.rules.autocast is not None)
+
     def _scores(self, logmel: Tensor, state: Tensor | None) -> Tensor:
-        with torch.autocast(self._device.type, dtype=self.rules.autocast, enabled=self.rules.autocast is not None):
+        with self._autocast():
             return self.model.forward_audio(logmel, state)
 
     def _video(self, group: Group) -> Tensor | None:
-        with (
-            torch.no_grad(),
-            torch.autocast(self._device.type, dtype=self.rules.autocast, enabled=self.rules.autocast is not None),
-        ):
+        with torch.no_grad(), self._autocast():
             return self.model.encode_video(group.inputs.get("video")) if len(group.targets) else None
+
+    def _joined(self, rows: Sequence[Ranked]) -> tuple[Tensor, Tensor]:
+        """Scores and targets of all clips; the clips are the scores' last dimension but one."""
+        scores = torch.from_numpy(np.concatenate([row.scores for row in rows], axis=-2)).to(self._device)
+        return scores, torch.from_numpy(np.concatenate([row.targets for row in rows])).to(self._device)
 
     def _tensor(self, delta: np.ndarray) -> Tensor:
         return torch.from_numpy(delta).to(self._device, self._dtype)

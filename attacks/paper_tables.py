@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from models.metrics import METRICS
+
 PAPER = "arXiv:2011.07430"
-METRICS = ("mAP", "AUC", "d_prime")  # the names that models.metrics writes
 FREQ_BANDS = ((0, 20), (20, 40), (40, 64))  # mel bins, the end excluded: where δ may be other than 0
 TIME_HALVES = ((0, 200), (200, 400))  # frames of 25 ms, the end excluded
 

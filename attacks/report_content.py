@@ -18,11 +18,12 @@ from attacks.extra_tables import (
     steps_table,
     unbounded_table,
 )
-from attacks.facts import METRICS, VARIANTS, Study, setting_of
+from attacks.facts import VARIANTS, Study, setting_of
 from attacks.figures import class_bars, curves, gap_bars, panels, transfer_picture
 from attacks.table_controls import controls_table
 from attacks.tables import clips_words, seeds_words, table_sections
 from attacks.transfer_table import transfer_matrix, transfer_table
+from models.metrics import METRICS
 from stores.storage import Storage
 
 SCALES = {

@@ -32,9 +32,7 @@ def main() -> int:
             print(json.dumps(study.to_dict(), indent=2))
             return EXIT_OK
         store = Store.open(options.store)
-        for split in sorted({name for listed in study.splits.values() for name in listed}):
-            if store.plan_summary(split) is None:
-                raise ValueError(f"{options.store} has no split {split}: name others with --train-split and so on")
+        store.require_splits(*sorted({name for listed in study.splits.values() for name in listed}))
         folder = JobFolder(options.out, "study.json")
         folder.claim(study.to_dict())
     except (ValueError, StorageError) as error:

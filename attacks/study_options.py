@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from attacks.study_config import Scale, Study, preset
+from pipeline.job_options import CpusPerWorker, Integers, Several, require
 from pipeline.options import absolute_path
-
-Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-Integers = Annotated[tuple[int, ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True)
@@ -51,15 +47,13 @@ class StudyOptions:
     """Commands that run side by side, where the cluster has room."""
     workers: int | None = None
     """Data-parallel workers of each command. Default: one per GPU of the cluster, or one on CPUs."""
-    cpus_per_worker: int = 2
-    """CPUs, and torch threads, of a worker without a GPU."""
+    cpus_per_worker: CpusPerWorker = 2
 
     def __post_init__(self) -> None:
         if (self.preset is None) == (self.config is None):
             raise ValueError("expected a study by --preset or by --config, got both or neither")
         for name in ("at_once", "workers", "cpus_per_worker"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"expected --{name.replace('_', '-')} of at least 1, got {value}")
+            require(self, name, (value := getattr(self, name)) is None or value >= 1, "at least 1")
 
     def study(self) -> Study:
         """The study that is asked for.

@@ -17,10 +17,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attacks.facts import METRICS, DeltaFacts, Entry, Fact, Place, RunFacts, Source, Study
+from attacks.facts import DeltaFacts, Entry, Fact, Place, RunFacts, Source, Study
 from attacks.perturbation import Spec
 from attacks.study_warnings import warnings_of
 from models.chance import Band
+from models.metrics import METRICS
 from stores.storage import Storage
 
 _WRONG = (ValueError, LookupError, TypeError, AttributeError)  # what files of another form come up with

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # Classes sorted at once: a cache line of a row of scores holds 16, and the copy stays small beside the scores.
 CLASSES_AT_ONCE = 16
+METRICS = ("mAP", "AUC", "d_prime")  # the names of the macro numbers in every file and table
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,16 +115,16 @@ class Metrics:
         return {
             "clips": self.clips,
             "classes": len(self.ap),
-            "mAP": _finite(self.mean_ap),
+            "mAP": finite(self.mean_ap),
             "mAP_classes": self.ap_classes,
-            "AUC": _finite(self.mean_auc),
+            "AUC": finite(self.mean_auc),
             "AUC_classes": self.auc_classes,
-            "d_prime": _finite(self.dprime_of_mean_auc),
+            "d_prime": finite(self.dprime_of_mean_auc),
             "per_class": {
                 "positives": self.positives.tolist(),
-                "AP": [_finite(value) for value in self.ap.tolist()],
-                "AUC": [_finite(value) for value in self.auc.tolist()],
-                "d_prime": [_finite(value) for value in self.dprime.tolist()],
+                "AP": [finite(value) for value in self.ap.tolist()],
+                "AUC": [finite(value) for value in self.auc.tolist()],
+                "d_prime": [finite(value) for value in self.dprime.tolist()],
             },
         }
 
@@ -290,5 +291,6 @@ def _mean(values: np.ndarray) -> float:
     return float(defined.mean()) if len(defined) else math.nan
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """A number as JSON has them: None for one that is not finite."""
     return value if math.isfinite(value) else None

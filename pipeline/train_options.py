@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, get_args
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
-import tyro
 
 from models.arithmetic import Precision
 from models.registry import build, field_names
+from pipeline.job_options import (
+    Arithmetic,
+    CpusPerWorker,
+    Gpu,
+    ReaderThreads,
+    Several,
+    Strict,
+    Workers,
+    decisive,
+    require,
+    require_counts,
+    require_distinct,
+)
 from pipeline.options import absolute_path
 from stores.order import make_order
 from stores.split_reader import default_group_size
 
-Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]  # without it the last of several would be the only one
 OWN = ("width", "classes", "video_dim")  # fields of a model's config that --width and the store decide
-# What may be another when a run goes on: it decides how fast and how often, not what comes out.
-FREE = ("out", "store", "workers", "cpus_per_worker", "reader_threads", "evaluate_every", "gpu")
 
 
 @dataclass(frozen=True)
@@ -66,40 +75,27 @@ class TrainOptions:
     """A .npz of mean and std per mel bin on disk (TALNet's mu and sigma will do). Default: the training splits' own."""
     normalize_video: bool = False
     """Normalise embeddings too, by the training splits' mean and std; the paper takes them as they are."""
-    precision: Precision = "auto"
-    """Arithmetic. auto: bfloat16 autocast on GPUs that have it, else float32."""
-    strict: bool = False
-    """A damaged shard is an error; else its clips are left out, named and counted."""
+    precision: Arithmetic = "auto"
+    strict: Strict = False
 
     evaluate_every: int = 1_000
     """Steps between evaluations; each leaves a checkpoint."""
-    workers: int | None = None
-    """Data-parallel workers. Default: one per GPU of the cluster, or one on CPUs. The result does not depend on it."""
-    gpu: bool | None = None
-    """A GPU for each worker. Default: where the cluster has any."""
-    cpus_per_worker: int = 2
-    """CPUs, and torch threads, of a worker without a GPU."""
-    reader_threads: int = 1
-    """Threads that read ahead in each worker."""
+    workers: Workers = None
+    gpu: Gpu = None
+    cpus_per_worker: CpusPerWorker = 2
+    reader_threads: ReaderThreads = 1
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "group_size", "evaluate_every", "workers", "cpus_per_worker")
-        for name in counts:
-            self._require(name, (value := getattr(self, name)) is None or value >= 1, "at least 1")
-        for name in ("seed", "reader_threads", "mixup"):
-            self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        self._require("learning_rate", 0 < self.learning_rate < math.inf, "above 0")
-        self._require("warmup", self.warmup is None or 0 <= self.warmup <= self.steps, "0 to --steps")
-        self._require("group_size", self.batch_size % self.group == 0, f"a divisor of the batch, {self.batch_size}")
-        for name in ("train_split", "valid_split"):
-            self._require(name, len(getattr(self, name)) > 0, "a split")
-        self._require("precision", self.precision in get_args(Precision), ", ".join(get_args(Precision)))
+        require_counts(self, "steps", "batch_size", "group_size", "evaluate_every")
+        for name in ("seed", "mixup"):
+            require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        require(self, "learning_rate", 0 < self.learning_rate < math.inf, "above 0")
+        require(self, "warmup", self.warmup is None or 0 <= self.warmup <= self.steps, "0 to --steps")
+        require(self, "group_size", self.batch_size % self.group == 0, f"a divisor of the batch, {self.batch_size}")
+        require_distinct(self, "train_split", "valid_split")
+        require(self, "precision", self.precision in get_args(Precision), ", ".join(get_args(Precision)))
         make_order(self.order, 0, np.zeros(1), np.array([0, 1]), np.zeros(1))  # raises ValueError for no such order
         self.model_fields()
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"expected --{name.replace('_', '-')} of {expected}, got {getattr(self, name)}")
 
     @property
     def group(self) -> int:
@@ -135,9 +131,7 @@ class TrainOptions:
 
     def decisive(self) -> dict[str, Any]:
         """What decides the run's result, as JSON: a folder holds the run of one such set only."""
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in FREE}
-        values |= {"group_size": self.group, "warmup": self.warmup_steps}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {**decisive(self, ("evaluate_every",)), "group_size": self.group, "warmup": self.warmup_steps}
 
 
 def absolute_paths(options: TrainOptions, environment: dict[str, str] | None = None) -> TrainOptions:

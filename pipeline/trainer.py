@@ -8,7 +8,6 @@ data ends the run.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,6 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from models.checkpoint import CheckpointError
 from models.ranks import PeerLost, Ranks
-from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK
 from pipeline.training_step import NonFiniteLoss
 from stores.layout import StoreError
 from stores.shard_index import ShardError
@@ -41,7 +39,7 @@ class RunFailed(Exception):  # noqa: N818 - the end of a job, not an error among
     """The run cannot go on; the words say why. What it has so far is in its folder."""
 
 
-class JobOptions(Protocol):
+class RankOptions(Protocol):
     """What is read of a job's options here; the whole of them goes to the job."""
 
     @property
@@ -117,7 +115,7 @@ class Layout:
     cpus: int
 
     @classmethod
-    def of(cls, options: JobOptions) -> Layout:
+    def of(cls, options: RankOptions) -> Layout:
         """What the options ask for, or what the cluster has.
 
         Raises:
@@ -134,7 +132,7 @@ class Layout:
         return cls(workers, gpu, cpus)
 
 
-def run_on_workers(job: Job, options: JobOptions, display: Display) -> None:
+def run_on_workers(job: Job, options: RankOptions, display: Display) -> None:
     """Runs a job until it has ended. Ray must be running.
 
     Args:
@@ -163,33 +161,7 @@ def run_on_workers(job: Job, options: JobOptions, display: Display) -> None:
         show.join(timeout=10)
 
 
-def run_job(name: str, start: Callable[[], object], job: Job, options: JobOptions, display: Display) -> int:
-    """What entries do: starts Ray, runs a job to its end, and says on the error stream what went wrong.
-
-    Args:
-        name: the entry's, before its words.
-        start: `ray.init`.
-
-    Returns:
-        the exit code: 0 done, 3 it cannot go on, 130 interrupted.
-    """
-    try:
-        start()
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        print(f"{name}: Ray cannot be reached: {error}", file=sys.stderr)
-        return EXIT_INTERNAL
-    try:
-        run_on_workers(job, options, display)
-    except RunFailed as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return EXIT_INTERNAL
-    except KeyboardInterrupt:
-        print(f"{name}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_OK
-
-
-def _attempt(job: Job, options: JobOptions, monitor: Any) -> str | None:
+def _attempt(job: Job, options: RankOptions, monitor: Any) -> str | None:
     """Runs workers until they end. Returns None when the run is done, and what was lost when it is worth another try.
 
     Raises:

@@ -158,6 +158,13 @@ class Store:
         data, _ = self.storage.read_versioned(self.plan_name(split))
         return None if data is None else summary_of(data, self.plan_name(split))
 
+    def require_splits(self, *names: str) -> None:
+        """Checks that splits are planned. Raises StoreError naming the one that is not, and the splits there are."""
+        there = self.splits()
+        for name in names:
+            if name not in there:
+                raise StoreError(f"{self.storage.uri} has no split {name}; it has: {', '.join(there) or 'none'}")
+
     def write_spec(self, spec: Spec) -> None:
         """Publishes a column's spec; the same spec again changes nothing."""
         name = f"features/{spec.column}/spec.json"

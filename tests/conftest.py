@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,15 +45,26 @@ def small_clips(tmp_path_factory: pytest.TempPathFactory) -> SmallClips:
     return make_small_clips(tmp_path_factory.mktemp("clips"), 12)
 
 
+@pytest.fixture(params=["disk", "memory"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A folder on disk, and one that is no disk."""
+    if request.param == "disk":
+        yield str(tmp_path / "run")
+        return
+    import fsspec
+
+    root = f"memory://{uuid.uuid4().hex}"
+    yield root
+    fsspec.filesystem("memory").rm(root, recursive=True)
+
+
 @pytest.fixture(scope="module")
 def one_torch_thread() -> Iterator[None]:
     """Small inputs gain nothing from threads, which spin where the tests share their cores."""
-    import torch
+    from training_runs import one_thread
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -161,6 +161,24 @@ def submit(cluster: Cluster, *words: str) -> subprocess.Popen[str]:
     )
 
 
+def lose_worker(job: subprocess.Popen[str], written: Path) -> str:
+    """SIGKILLs one of a submitted job's ranks once a file is there; what the job showed until its end."""
+    try:
+        deadline = time.monotonic() + 200
+        while not written.exists():
+            assert time.monotonic() < deadline and job.poll() is None, job.stdout.read() if job.stdout else ""
+            time.sleep(0.02)
+        victims = processes("ray::RayTrainWorker")
+        assert victims
+        victims[0].kill()
+        shown, _ = job.communicate(timeout=280)
+    finally:
+        job.kill()
+    assert job.returncode == 0, shown[-4000:]
+    assert "a worker was lost" in shown
+    return shown
+
+
 def run_entry(entry: str, *words: str) -> subprocess.CompletedProcess[str]:
     """An entry run by its path, in a process of its own."""
     command = [str(BIN / "python"), str(REPOSITORY / entry), *words]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_runs import make_training_store, small_options, train_on
+from training_runs import make_training_store, one_thread, small_options, train_on
 
 from attacks.attack import attack, read_checkpoint
 from attacks.attack_folder import AttackFolder
@@ -31,15 +31,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with one_thread():
             train(small_options(store, root / model, model=model, steps=2), Ranks(), CPU)
     return root
-
-
-class one_thread:  # noqa: N801 - a context
-    def __enter__(self) -> None:
-        self.threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *error: object) -> None:
-        torch.set_num_threads(self.threads)
 
 
 def options_for(place: Path, out: Path, **changes: Any) -> AttackOptions:

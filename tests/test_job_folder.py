@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from stores.job_folder import CONFIG, JobFolder
 from stores.storage import Storage, Version
 
 CONFIGURATION = {"model": "csn", "steps": 6, "set": ["dropout=0.0"], "normalizer": None, "learning_rate": 4e-4}
-
-
-@pytest.fixture(params=["disk", "memory"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A folder on disk, and one that is no disk."""
-    if request.param == "disk":
-        yield str(tmp_path / "run")
-        return
-    root = f"memory://{uuid.uuid4().hex}"
-    yield root
-    fsspec.filesystem("memory").rm(root, recursive=True)
 
 
 def test_the_same_run_may_come_again(uri: str) -> None:

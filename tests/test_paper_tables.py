@@ -14,7 +14,6 @@ from attacks.paper_tables import (
     FIGURE_2,
     FREQ_BANDS,
     INCONSISTENCIES,
-    METRICS,
     RELEASED_RUNS,
     TABLES,
     TIME_HALVES,
@@ -24,6 +23,7 @@ from attacks.paper_tables import (
     RowKey,
     numbers_of,
 )
+from models.metrics import METRICS
 from models.registry import MODELS
 
 PRINTED_ROWS = [row for table in TABLES.values() for row in table.rows]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from small_models import CLASSES, FUSIONS, NAMES, VIDEO_DIM, WITH_VIDEO, random_clips, small_model, stir_batch_norms
@@ -21,13 +19,7 @@ VARIANTS = [(name, {}) for name in NAMES] + [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small inputs gain nothing from threads, which spin where the tests share their cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def label(value: object) -> str:

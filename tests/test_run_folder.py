@@ -7,11 +7,9 @@ import struct
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -21,17 +19,6 @@ from pipeline.run_folder import BEST, CURVES, EVENTS, LAST, LINES, RunFolder, Ru
 from stores.storage import Storage
 
 VALID = {"mAP": 0.25, "AUC": 0.75, "d_prime": None, "clips": 20}
-
-
-@pytest.fixture(params=["disk", "memory"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A folder on disk, and one that is no disk."""
-    if request.param == "disk":
-        yield str(tmp_path / "run")
-        return
-    root = f"memory://{uuid.uuid4().hex}"
-    yield root
-    fsspec.filesystem("memory").rm(root, recursive=True)
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from store_factory import CLASSES, SMALL_LOGMEL, SMALL_VIDEO, make_wide_store, wide_array, wide_row
+from training_runs import split_options
 
 from models.ranks import Ranks
-from pipeline.train_options import TrainOptions
 from pipeline.training_data import open_splits
 from stores.layout import Store, StoreError
 from stores.position import Position
@@ -38,22 +38,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_wide_store(uri, VALID, split="valid", columns=(SMALL_LOGMEL, SMALL_VIDEO), first=1000)
 
 
-def options_for(store: Store, **changes: Any) -> TrainOptions:
-    made = TrainOptions(
-        store=store.storage.uri,
-        model="mid1",
-        train_split=("train",),
-        valid_split=("valid",),
-        out="/nowhere",
-        width=1 / 32,
-        reader_threads=0,
-    )
-    return replace(made, **changes)
-
-
 def splits(store: Store, ranks: Ranks | None = None, **changes: Any) -> tuple[SplitReader, SplitReader]:
     needs, dtype = changes.pop("needs", ("logmel", "video")), changes.pop("dtype", torch.float32)
-    return open_splits(options_for(store, **changes), needs, ranks or Ranks(), torch.device("cpu"), dtype)
+    return open_splits(split_options(store, **changes), needs, ranks or Ranks(), torch.device("cpu"), dtype)
 
 
 # ---------------------------------------------------------------- columns

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_runs import lines_of, losses, make_training_store, small_options, train_on
+from training_runs import lines_of, losses, make_training_store, one_thread, small_options, train_on
 
 from models.metrics import evaluate
 from models.ranks import Ranks
@@ -32,12 +32,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def train_here(options: TrainOptions) -> Path:
     """Trains in this process, alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         train(options, Ranks(), CPU)
-    finally:
-        torch.set_num_threads(threads)
     return Path(options.out)
 
 

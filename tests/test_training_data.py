@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 from store_factory import SMALL_LOGMEL, SMALL_VIDEO, make_wide_store, wide_array
+from training_runs import split_options
 
 from models.ranks import Ranks
-from pipeline.train_options import TrainOptions
 from pipeline.training_data import open_splits
 from stores.layout import Store, StoreError
 from stores.split_reader import SplitReader
@@ -29,17 +28,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def splits(store: Store, **changes: Any) -> tuple[SplitReader, SplitReader]:
-    made = TrainOptions(
-        store=store.storage.uri,
-        model="mid1",
-        train_split=("train",),
-        valid_split=("valid",),
-        out="/nowhere",
-        width=1 / 32,
-        reader_threads=0,
-    )
     needs = changes.pop("needs", ("logmel", "video"))
-    return open_splits(replace(made, **changes), needs, Ranks(), torch.device("cpu"), torch.float32)
+    return open_splits(split_options(store, **changes), needs, Ranks(), torch.device("cpu"), torch.float32)
 
 
 def silent(key: str) -> bool:

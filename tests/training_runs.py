@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,20 @@ from pipeline.run_folder import RunFolder
 from pipeline.train_options import TrainOptions
 from pipeline.training import train
 from pipeline.training_step import TrainingStep
+from stores.layout import Store
 from stores.specs import Spec
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes in one thread: the same bits as workers of one CPU, and no spinning where tests share cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 LOGMEL = Spec("logmel", "logmel", (400, 64), "float16", {"logmel": {"n_mels": 64}})
 VIDEO = Spec("r2plus1d_18", "video", (10, 16), "float16", {"weights": {"kind": "random", "seed": 0}})
@@ -33,6 +48,20 @@ def make_training_store(folder: Path) -> str:
     make_wide_store(str(folder), clips=48, split="train", columns=(LOGMEL, VIDEO))
     make_wide_store(str(folder), clips=20, split="valid", columns=(LOGMEL, VIDEO), first=1000)
     return str(folder)
+
+
+def split_options(store: Store, **changes: Any) -> TrainOptions:
+    """What a mid 1 of the splits `train` and `valid` reads, for tests that read and do not train."""
+    made = TrainOptions(
+        store=store.storage.uri,
+        model="mid1",
+        train_split=("train",),
+        valid_split=("valid",),
+        out="/nowhere",
+        width=1 / 32,
+        reader_threads=0,
+    )
+    return replace(made, **changes)
 
 
 def small_options(store: str, out: Path, **changes: Any) -> TrainOptions:

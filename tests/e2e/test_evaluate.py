@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from ray_cluster import Cluster, run_entry, submit
-from training_runs import make_training_store, small_options
+from training_runs import make_training_store, one_thread, small_options
 
 from attacks.attack import attack
 from attacks.attack_options import AttackOptions
@@ -38,9 +38,7 @@ def test_a_job_on_two_nodes_finds_what_one_process_finds(two_nodes: Cluster, pla
     shown, _ = job.communicate(timeout=280)
     assert job.returncode == 0, shown[-4000:]
     assert "attacked" in shown and "chance" in shown
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         options = EvaluateOptions(
             store=str(place / "store"),
             checkpoint=(str(place / "late/best.pt"),),
@@ -51,8 +49,6 @@ def test_a_job_on_two_nodes_finds_what_one_process_finds(two_nodes: Cluster, pla
             group_size=4,
         )
         evaluate_checkpoints(options, Ranks(), CPU)
-    finally:
-        torch.set_num_threads(threads)
     there, here = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("job", "here"))
     for rows in (found["checkpoints"][0]["rows"] for found in (there, here)):
         for row in rows:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from ray_cluster import Cluster, processes, run_entry, submit
-from training_runs import losses, make_training_store, small_options
+from ray_cluster import Cluster, lose_worker, run_entry, submit
+from training_runs import losses, make_training_store, one_thread, small_options
 
 from models.ranks import Ranks
 from pipeline.run_folder import BEST, LAST, RunFolder
@@ -39,27 +36,11 @@ def test_a_job_whose_worker_is_killed_is_the_run_that_nothing_happened_to(
     out = tmp_path / "job"
     workers = ["--workers", "2", "--cpus-per-worker", "1"]
     job = submit(two_nodes, "python", "pipeline/train.py", *arguments(store, out, *workers))
-    try:
-        deadline = time.monotonic() + 200
-        while not (out / LAST).exists():
-            assert time.monotonic() < deadline and job.poll() is None, job.stdout.read() if job.stdout else ""
-            time.sleep(0.05)
-        victims = processes("ray::RayTrainWorker")
-        assert victims
-        os.kill(victims[0].pid, signal.SIGKILL)
-        shown, _ = job.communicate(timeout=280)
-    finally:
-        job.kill()
-    assert job.returncode == 0, shown[-4000:]
-    assert "a worker was lost" in shown
+    lose_worker(job, out / LAST)
     assert len(losses(out)) == STEPS  # each step once
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         quiet = replace(small_options(store, tmp_path / "quiet"), steps=STEPS, evaluate_every=4, set=("dropout=0.5",))
         train(quiet, Ranks(), torch.device("cpu"))
-    finally:
-        torch.set_num_threads(threads)
     assert losses(out) == losses(tmp_path / "quiet")
     for name in (LAST, BEST):
         one, other = (RunFolder(str(folder)).read(name) for folder in (out, tmp_path / "quiet"))

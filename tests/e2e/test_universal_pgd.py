@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from ray_cluster import Cluster, processes, run_entry, submit
-from training_runs import make_training_store, small_options
+from ray_cluster import Cluster, lose_worker, run_entry, submit
+from training_runs import make_training_store, one_thread, small_options
 
 from attacks.attack import attack
 from attacks.attack_options import AttackOptions
@@ -42,23 +39,9 @@ def test_a_job_whose_worker_is_killed_makes_the_same_bits(two_nodes: Cluster, pl
     out = tmp_path / "job"
     words = arguments(place, out, "--workers", "2", "--cpus-per-worker", "1")
     job = submit(two_nodes, "python", "attacks/universal_pgd.py", *words)
-    try:
-        deadline = time.monotonic() + 200
-        while not (out / "state.npz").exists():
-            assert time.monotonic() < deadline and job.poll() is None, job.stdout.read() if job.stdout else ""
-            time.sleep(0.02)
-        victims = processes("ray::RayTrainWorker")
-        assert victims
-        os.kill(victims[0].pid, signal.SIGKILL)
-        shown, _ = job.communicate(timeout=280)
-    finally:
-        job.kill()
-    assert job.returncode == 0, shown[-4000:]
-    assert "a worker was lost" in shown
+    shown = lose_worker(job, out / "state.npz")
     assert "projected-l2-clip-eps0.3-full-bce-s15213" in shown
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         store, checkpoint = str(place / "store"), str(place / "csn/best.pt")
         quiet = AttackOptions(
             *(store, checkpoint, ("train",), ("valid",), 0.2, str(tmp_path / "quiet")),
@@ -69,8 +52,6 @@ def test_a_job_whose_worker_is_killed_makes_the_same_bits(two_nodes: Cluster, pl
             passes=5.0,
         )
         attack(quiet, Ranks(), torch.device("cpu"))
-    finally:
-        torch.set_num_threads(threads)
     assert len(deltas(out)) == 2
     assert deltas(out) == deltas(tmp_path / "quiet")
 

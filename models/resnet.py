@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from models.config import ModelConfig
 from models.layers import AttentionPooling
@@ -55,7 +55,7 @@ class ResNet50(Recogniser):
         for planes, blocks, stride in _STAGES:
             planes = config.scaled(planes)
             stages.append(_stage(channels, planes, blocks, stride))
-            channels = planes * Bottleneck.expansion
+            channels = planes * _bottleneck().expansion
         self.stages = nn.Sequential(*stages)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -68,9 +68,17 @@ class ResNet50(Recogniser):
         return self.pooling(maps.mean(dim=3).transpose(1, 2))
 
 
+def _bottleneck() -> Any:
+    # Imported here because torchvision takes seconds, which runs of the other recognisers need not spend.
+    from torchvision.models.resnet import Bottleneck
+
+    return Bottleneck
+
+
 def _stage(channels: int, planes: int, blocks: int, stride: int) -> nn.Sequential:
-    out = planes * Bottleneck.expansion
+    block = _bottleneck()
+    out = planes * block.expansion
     # The first block always changes the number of channels, so its shortcut is always a projection.
     shortcut = nn.Sequential(nn.Conv2d(channels, out, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(out))
-    first = Bottleneck(channels, planes, stride=stride, downsample=shortcut)
-    return nn.Sequential(first, *(Bottleneck(out, planes) for _ in range(1, blocks)))
+    first = block(channels, planes, stride=stride, downsample=shortcut)
+    return nn.Sequential(first, *(block(out, planes) for _ in range(1, blocks)))

@@ -8,6 +8,7 @@ data ends the run.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from models.checkpoint import CheckpointError
 from models.ranks import PeerLost, Ranks
+from pipeline.rank_worker import packed, work
 from pipeline.training_step import NonFiniteLoss
 from stores.layout import StoreError
 from stores.shard_index import ShardError
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 LONGEST_PAUSE_S = 60.0
+# Ray Train's watcher for announced losses of nodes costs seconds of every start, and has nothing to tell us: a lost
+# worker is a lost worker, and checkpoints come on their own.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 TRIES_WITHOUT_A_STEP = 5  # attempts in a row that end before they get further than the last one
 EXPECTED = (ValueError, StoreError, ShardError, StorageError, CheckpointError, NonFiniteLoss)
 
@@ -91,19 +96,6 @@ class Monitor:
 
 
 MonitorActor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Monitor)
-
-
-class MonitorClient:
-    """The first rank's end of the monitor: at most one step's line a second, and no waiting."""
-
-    def __init__(self, monitor: Any) -> None:
-        self._monitor = monitor
-        self._told_at = 0.0
-
-    def __call__(self, line: dict[str, Any]) -> None:
-        if "clips_per_s" not in line or time.monotonic() - self._told_at >= 1.0:
-            self._monitor.tell.remote(line)
-            self._told_at = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -169,8 +161,8 @@ def _attempt(job: Job, options: RankOptions, monitor: Any) -> str | None:
     """
     layout = Layout.of(options)
     trainer = TorchTrainer(
-        _work,
-        train_loop_config={"job": job, "options": options, "monitor": monitor, "threads": layout.cpus},
+        work,
+        train_loop_config=packed(job, options, monitor, layout.cpus),
         torch_config=TorchConfig(backend="nccl" if layout.gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=layout.workers,
@@ -212,20 +204,6 @@ def _cause(error: Exception) -> BaseException:
     for name in ("health_check_failure", "_base_exc"):
         error = getattr(error, name, error)
     return error
-
-
-def _work(config: dict[str, Any]) -> None:
-    """One worker of an attempt."""
-    import torch
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(config["threads"])
-    else:
-        torch.backends.cudnn.deterministic = True  # a resumed run is the run that was not cut off
-    ranks = Ranks.of_process_group()
-    config["job"](config["options"], ranks, device, MonitorClient(config["monitor"]))
 
 
 def _show(monitor: Any, display: Display, ended: threading.Event) -> None:

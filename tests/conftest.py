@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from calm_ingest import CalmIngest, ingest_calmly
 from ray_cluster import Cluster, cluster
 from small_clips import SmallClips, make_small_clips
 
 if TYPE_CHECKING:
     from demo_runs import DemoRuns
 
+# Tests share their cores with each other: threads that compute on small inputs spin, and gain nothing. Read when torch
+# is imported, which nothing above does; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -65,6 +70,12 @@ def one_torch_thread() -> Iterator[None]:
 
     with one_thread():
         yield
+
+
+@pytest.fixture(scope="session")
+def calm_ingest(two_nodes: Cluster, small_clips: SmallClips, tmp_path_factory: pytest.TempPathFactory) -> CalmIngest:
+    """An ingest on two nodes that nobody disturbed; its store is not to be changed."""
+    return ingest_calmly(two_nodes, small_clips, tmp_path_factory.mktemp("calm") / "store")
 
 
 @pytest.fixture(scope="session")

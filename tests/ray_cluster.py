@@ -177,9 +177,3 @@ def lose_worker(job: subprocess.Popen[str], written: Path) -> str:
     assert job.returncode == 0, shown[-4000:]
     assert "a worker was lost" in shown
     return shown
-
-
-def run_entry(entry: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """An entry run by its path, in a process of its own."""
-    command = [str(BIN / "python"), str(REPOSITORY / entry), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT, check=False)

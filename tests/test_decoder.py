@@ -180,9 +180,9 @@ def test_a_reader_thread_is_not_needed(decoder: Decoder, clips: list[bytes]) -> 
 def test_a_suspect_is_tried_again_last_and_alone(clips: list[bytes], tmp_path: Path) -> None:
     pipe = tmp_path / "hang.mp4"
     os.mkfifo(pipe)
-    decoder = Decoder(DecodeOptions(16_000, FRAMES, 100, seconds_per_clip=1.0), processes=2)
+    decoder = Decoder(DecodeOptions(16_000, FRAMES, 100, seconds_per_clip=2.0), processes=2)
     list(decoder.decode(jobs(clips)))  # both are ready
-    many = [str(pipe), *(20 * clips)]
+    many = [str(pipe), *(40 * clips)]
     order, under_way = [], []
     try:
         for result in decoder.decode(jobs(many)):

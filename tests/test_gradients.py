@@ -87,10 +87,10 @@ class Toy(Recogniser):
         super().__init__(ModelConfig(classes=CLASSES))
         with torch.random.fork_rng():
             torch.manual_seed(4)
-            self.first, self.second = torch.nn.Linear(64 * 400, 32), torch.nn.Linear(32, CLASSES)
+            self.first, self.second = torch.nn.Linear(64 * 40, 32), torch.nn.Linear(32, CLASSES)
 
     def score(self, logmel: torch.Tensor, video_state: torch.Tensor) -> torch.Tensor:
-        return self.second(torch.tanh(3 * self.first(logmel.flatten(1))))
+        return self.second(torch.tanh(3 * self.first(logmel.unfold(1, 10, 10).sum(-1).flatten(1))))
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,9 @@ def test_a_batch_may_be_cut_into_groups(model: Recogniser, clips: int, size: int
 def test_a_linear_model_is_moved_as_far_as_can_be(norm: Any, scope: Any, mask: Mask) -> None:
     """Its loss on clips of one class is a monotone function of w·δ, so the best δ is that of the dual norm."""
     model = Toy().double()
-    slope = model.first.weight[0].detach().reshape(SHAPE).numpy()
-    model.score = lambda logmel, _: (logmel.flatten(1) @ model.first.weight[0])[:, None]  # type: ignore[method-assign]
+    slope = np.random.default_rng(5).uniform(-1, 1, SHAPE) / 160
+    weight = torch.from_numpy(slope).flatten()
+    model.score = lambda logmel, _: (logmel.flatten(1) @ weight)[:, None]  # type: ignore[method-assign]
     groups = [replace(group, targets=torch.zeros(len(group.targets), 1)) for group in cut(4, 2)]
     item = Perturbation(replace(SPEC, norm=norm, scope=scope, mask=mask, epsilon=0.5))
     with frozen(model):

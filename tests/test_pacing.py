@@ -51,13 +51,13 @@ def test_idle_time_is_not_saved_up() -> None:
 
 def test_threads_share_it() -> None:
     turns: list[float] = []
-    pacer = Pacer(3600 * 100, jitter=0, sleep=lambda seconds: turns.append(seconds))
+    pacer = Pacer(3600 * 100, jitter=0, clock=lambda: 7.0, sleep=lambda seconds: turns.append(seconds))
     threads = [threading.Thread(target=pacer.wait) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert max(turns) > 0.06  # the eighth waits for eight gaps of 10 ms
+    assert sorted(turns) == pytest.approx([0.01 * k for k in range(1, 9)])  # a gap of 10 ms for each
 
 
 def test_no_budget_means_no_wait_and_nonsense_is_refused() -> None:

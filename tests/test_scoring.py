@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,16 +90,13 @@ def test_a_shuffled_sound_is_that_of_another_clip(late: Recogniser, split: Split
 
 
 def test_ranks_share_the_clips(late: Recogniser, split: SplitReader) -> None:
-    from dataclasses import replace
-
     alone = {item.condition.kind: item for item in score_split(late, split, CONDITIONS, 3, 7)}
-    for kind in alone:
-        rows: dict[str, np.ndarray] = {}
-        for rank in range(3):
-            mine = score_split(late, replace(split, ranks=Ranks(rank, 3)), CONDITIONS, 3, 7)
-            (item,) = (item for item in mine if item.condition.kind == kind)
-            rows |= dict(zip(item.keys, item.scores, strict=True))
-        np.testing.assert_array_equal(np.stack([rows[key] for key in alone[kind].keys]), alone[kind].scores)
+    rows: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in alone}
+    for rank in range(3):
+        for item in score_split(late, replace(split, ranks=Ranks(rank, 3)), CONDITIONS, 3, 7):
+            rows[item.condition.kind] |= dict(zip(item.keys, item.scores, strict=True))
+    for kind, whole in alone.items():
+        np.testing.assert_array_equal(np.stack([rows[kind][key] for key in whole.keys]), whole.scores)
 
 
 def test_metrics() -> None:

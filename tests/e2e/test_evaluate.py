@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray_cluster import Cluster, run_entry, submit
+from ray_cluster import Cluster, submit
 from training_runs import make_training_store, one_thread, small_options
 
 from attacks.attack import attack
@@ -55,16 +55,3 @@ def test_a_job_on_two_nodes_finds_what_one_process_finds(two_nodes: Cluster, pla
             if "constant_share" in row and row["constant_share"] is not None:
                 row["constant_share"] = round(row["constant_share"], 9)  # sums of floats over ranks
     assert there == here
-
-
-def test_what_cannot_be_is_refused_before_anything_starts(place: Path, tmp_path: Path) -> None:
-    words = ["--store", str(place / "store"), "--split", "valid", "--out", str(tmp_path / "out")]
-    words += ["--checkpoint", str(place / "late/best.pt")]
-    for more, said in (
-        (["--attack", str(tmp_path)], "finished attack"),
-        (["--noise-draws", "-1"], "--noise-draws"),
-        (["--checkpoint", str(place / "none.pt")], "no such file"),
-    ):
-        found = run_entry("attacks/evaluate.py", *words, *more)
-        assert found.returncode == 2, found.stderr
-        assert said in found.stderr and "Traceback" not in found.stderr

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
+from calm_ingest import CalmIngest
 from ray.util.state import list_tasks
 from ray_cluster import BIN, Cluster, run_ingest
 from small_clips import SmallClips, write_list
@@ -18,49 +19,38 @@ from store_factory import column_tars
 
 from pipeline.loopback import LoopbackServer, Route, html_page
 
-SMALL_ENCODER = ["--encoder-weights", "random:0", "--window-frames", "4", "--fps", "4", "--frame-size", "32"]
-BOTH = ["--columns", "logmel,r2plus1d_18", *SMALL_ENCODER]
-
 
 def ledger(store: Path, split: str = "mine") -> dict[str, dict]:
     tables = [pq.read_table(path) for path in sorted(store.glob(f"media/{split}/*.parquet"))]
     return {row["key"]: row for table in tables for row in table.to_pylist()}
 
 
-def openings(server: LoopbackServer) -> Counter[str]:
-    """How often each file was begun to be fetched: requests for its first byte."""
-    return Counter(e.path for e in server.log() if e.range is None or e.range.startswith("bytes=0-"))
-
-
 def test_ingest_from_http_then_again_then_with_another_column(
-    two_nodes: Cluster, small_clips: SmallClips, tmp_path: Path
+    two_nodes: Cluster, small_clips: SmallClips, calm_ingest: CalmIngest, tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
-    with LoopbackServer(small_clips.media) as server:
-        common = ["--segments", f"mine={small_clips.csv}", "--source", f"http:{server.url}/{{ytid}}.mp4"]
-        common += ["--store", str(store), "--shard-size", "3"]
-        first = run_ingest(two_nodes.environment, *common, *BOTH)
-        assert first.returncode == 0, first.stdout + first.stderr
-        assert "planned 12 = fetched 12 + failed 0 + pending 0" in first.stdout
-        assert openings(server) == {f"/{ytid}.mp4": 1 for ytid in small_clips.ytids}
+    first, store = calm_ingest.result, tmp_path / "store"
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "planned 12 = fetched 12 + failed 0 + pending 0" in first.stdout
+    assert calm_ingest.openings == {f"/{ytid}.mp4": 1 for ytid in small_clips.ytids}
 
-        before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
-        began = time.monotonic()
-        second = run_ingest(two_nodes.environment, *common, *BOTH)
-        assert second.returncode == 0
-        assert time.monotonic() - began < 20
-        assert "this run: nothing to do" in second.stdout
-        assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
+    shutil.copytree(calm_ingest.store, store)
+    words = calm_ingest.words_for(store)
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+    began = time.monotonic()
+    second = run_ingest(two_nodes.environment, *words)
+    assert second.returncode == 0
+    assert time.monotonic() - began < 20
+    assert "this run: nothing to do" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
 
-        tars = column_tars(store)
-        other = [*BOTH, "--encoder-dtype", "float32"]
-        third = run_ingest(two_nodes.environment, *common, *other)
-        assert third.returncode == 0, third.stdout + third.stderr
-        new = set(column_tars(store)) - set(tars)
-        assert {name.split("/")[1].rsplit("-", 1)[0] for name in new} == {"r2plus1d_18"}
-        assert len(new) == 4
-        assert tars.items() <= column_tars(store).items()
-        assert len(server.log()) == 12  # not one fetch since the first run
+    # The server is gone: not one clip can be fetched since the first run.
+    tars = column_tars(store)
+    third = run_ingest(two_nodes.environment, *words, "--encoder-dtype", "float32")
+    assert third.returncode == 0, third.stdout + third.stderr
+    new = set(column_tars(store)) - set(tars)
+    assert {name.split("/")[1].rsplit("-", 1)[0] for name in new} == {"r2plus1d_18"}
+    assert len(new) == 4
+    assert tars.items() <= column_tars(store).items()
 
     samples = list(
         wds.WebDataset([str(store / name) for name in tars if "logmel" in name], shardshuffle=False).decode()
@@ -135,14 +125,11 @@ def column_tasks(two_nodes: Cluster) -> dict[str, str]:
     return {task.task_id: task.node_id for task in tasks}
 
 
-@pytest.mark.parametrize(
-    "entry", [["python", "pipeline/ingest.py"], ["pipeline/ingest.py"]], ids=["python", "bare file"]
-)
 def test_submitted_as_a_job_it_spreads_over_both_nodes(
-    two_nodes: Cluster, repository: Path, job_arguments: list[str], tmp_path: Path, entry: list[str]
+    two_nodes: Cluster, repository: Path, job_arguments: list[str], tmp_path: Path
 ) -> None:
     before = column_tasks(two_nodes)
-    result = submit(two_nodes, repository, *entry, *job_arguments, "--columns", "logmel")
+    result = submit(two_nodes, repository, "python", "pipeline/ingest.py", *job_arguments, "--columns", "logmel")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "planned 12 = fetched 12" in result.stdout
     assert len(list((tmp_path / "store").glob("features/*/mine/*.parquet"))) == 4
@@ -156,7 +143,7 @@ def test_relative_paths_inside_a_job_are_refused_with_the_remedy(
 ) -> None:
     arguments = [*job_arguments]
     arguments[arguments.index("--store") + 1] = "./store"
-    result = submit(two_nodes, repository, "python", "pipeline/ingest.py", *arguments)
+    result = submit(two_nodes, repository, "pipeline/ingest.py", *arguments)  # by the bare file, as some type it
     assert result.returncode != 0
     assert "--store ./store is relative" in result.stdout + result.stderr
     assert "absolute" in result.stdout + result.stderr

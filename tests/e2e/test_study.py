@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ray_cluster import BIN, REPOSITORY, Cluster, run_entry
+from ray_cluster import BIN, REPOSITORY, Cluster
 from training_runs import make_training_store
 
 from attacks.study_config import AttackPlan, ModelPlan, Study
@@ -60,18 +60,3 @@ def test_a_study_that_is_killed_goes_on_to_its_report(two_nodes: Cluster, place:
     assert len(set(folders)) == len(folders) and folders[-1] == "evaluations/csn-s1"
     for name in ("report.html", "report.md"):
         assert "csn" in (out / "report" / name).read_text()
-
-
-def test_what_cannot_be_is_refused_before_anything_starts(place: Path, tmp_path: Path) -> None:
-    words = ["--store", str(place / "store"), "--out", str(tmp_path / "out")]
-    for more, said in (
-        (["--preset", "icassp2021"], "has no split eval"),
-        ([], "--preset or by --config"),
-        (["--config", str(tmp_path / "none")], "expected a study as JSON"),
-    ):
-        found = run_entry("attacks/study.py", *words, *more)
-        assert found.returncode == 2, found.stderr
-        assert said in found.stderr and "Traceback" not in found.stderr
-    shown = run_entry("attacks/study.py", *words, "--preset", "icassp2021", "--print-config")
-    assert shown.returncode == 0 and Study.from_dict(json.loads(shown.stdout)).name == "icassp2021"
-    assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray_cluster import Cluster, lose_worker, run_entry, submit
+from ray_cluster import Cluster, lose_worker, submit
 from training_runs import losses, make_training_store, one_thread, small_options
 
 from models.ranks import Ranks
@@ -49,16 +49,3 @@ def test_a_job_whose_worker_is_killed_is_the_run_that_nothing_happened_to(
         assert one.digest == other.digest
     summary = json.loads((out / "summary.json").read_text())
     assert summary["steps"] == STEPS
-
-
-def test_what_cannot_be_is_refused_before_anything_starts(store: str, tmp_path: Path) -> None:
-    missing = run_entry("pipeline/train.py", *arguments(str(tmp_path / "none"), tmp_path / "out"))
-    assert missing.returncode == 2
-    assert "store.json" in missing.stderr
-    assert "Traceback" not in missing.stderr
-    split = run_entry("pipeline/train.py", *arguments(store, tmp_path / "out", "--train-split", "nosuch"))
-    assert split.returncode == 2 and "has no split nosuch" in split.stderr and not (tmp_path / "out").exists()
-    column = run_entry("pipeline/train.py", *arguments(store, tmp_path / "out", "--columns", "r2plus1d_18"))
-    assert column.returncode == 2
-    assert "logmel" in column.stderr
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.pt"))

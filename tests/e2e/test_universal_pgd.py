@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from ray_cluster import Cluster, lose_worker, run_entry, submit
+from entries import call
+from ray_cluster import Cluster, lose_worker, submit
 from training_runs import make_training_store, one_thread, small_options
 
+from attacks import universal_pgd
 from attacks.attack import attack
 from attacks.attack_options import AttackOptions
 from models.ranks import Ranks
@@ -55,34 +56,9 @@ def test_a_job_whose_worker_is_killed_makes_the_same_bits(two_nodes: Cluster, pl
     assert len(deltas(out)) == 2
     assert deltas(out) == deltas(tmp_path / "quiet")
 
-    # Again, by the file's bare name: it is done.
+    # Again: it is done, and another attack does not fit in.
     before = {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*"))}
-    again = submit(two_nodes, "attacks/universal_pgd.py", *words)
-    shown, _ = again.communicate(timeout=200)
-    assert again.returncode == 0, shown[-4000:]
+    assert call(universal_pgd.main, *words).code == 0
     assert {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*"))} == before
-    other = submit(two_nodes, "attacks/universal_pgd.py", *words, "--bound", "2")
-    shown, _ = other.communicate(timeout=200)
-    assert other.returncode != 0 and "holds another run (bound: 3.0 there, 2.0 now)" in shown
-
-
-def test_what_cannot_be_is_refused_before_anything_starts(place: Path, tmp_path: Path) -> None:
-    for words, said in (
-        (["--fit-split", "test"], "has no split test"),
-        (["--checkpoint", str(place / "none.pt")], "no such file"),
-        (["--checkpoint", str(place / "store/store.json")], "no readable checkpoint"),
-        (["--freq", "9:3"], "freq band"),
-    ):
-        found = run_entry("attacks/universal_pgd.py", *arguments(place, tmp_path / "out"), *words)
-        assert found.returncode == 2, found.stderr
-        assert said in found.stderr and "Traceback" not in found.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_model_that_hears_nothing_is_refused(place: Path, tmp_path: Path) -> None:
-    options = small_options(str(place / "store"), tmp_path / "video", model="video", steps=2)
-    train(options, Ranks(), torch.device("cpu"))
-    words = [*arguments(place, tmp_path / "out"), "--checkpoint", str(tmp_path / "video/best.pt")]
-    found = run_entry("attacks/universal_pgd.py", *words)
-    assert found.returncode == 2 and "hears nothing" in found.stderr
-    assert json.loads((tmp_path / "video/summary.json").read_text())["steps"] == 2
+    other = call(universal_pgd.main, *words, "--bound", "2")
+    assert other.code == 2 and "holds another run (bound: 3.0 there, 2.0 now)" in other.error

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from calm_ingest import SHARDS, THREADS, CalmIngest, ingest_arguments
 from ray_cluster import Cluster, cluster, ingest_command, processes, run_ingest
 from small_clips import SmallClips
 from store_factory import column_tars
@@ -20,18 +21,7 @@ from pipeline.loopback import LoopbackServer
 from stores.layout import Store
 from stores.verify import verify
 
-SHARDS, THREADS = 2, 2
 IN_FLIGHT = SHARDS * THREADS
-OPTIONS = [
-    *("--columns", "logmel,r2plus1d_18", "--encoder-weights", "random:0", "--window-frames", "4", "--fps", "4"),
-    *("--frame-size", "32", "--shard-size", "3", "--fetch-shards", str(SHARDS), "--fetch-threads", str(THREADS)),
-    *("--retry-delay", "0.5"),
-]
-
-
-def arguments(clips: SmallClips, server: LoopbackServer, store: Path) -> list[str]:
-    source = f"http:{server.url}/{{ytid}}.mp4"
-    return ["--segments", f"mine={clips.csv}", "--source", source, "--store", str(store), *OPTIONS]
 
 
 def live_tars(store: Path) -> dict[str, str]:
@@ -65,14 +55,11 @@ def wait_for(condition: Callable[[], object], seconds: float = 400) -> None:
 
 
 @pytest.fixture(scope="module")
-def calm(two_nodes: Cluster, small_clips: SmallClips, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def calm(calm_ingest: CalmIngest, small_clips: SmallClips) -> dict[str, str]:
     """The column tars of an ingest that nobody disturbed."""
-    store = tmp_path_factory.mktemp("calm") / "store"
-    with LoopbackServer(small_clips.media) as server:
-        result = run_ingest(two_nodes.environment, *arguments(small_clips, server, store))
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert_whole(store, small_clips)
-    return column_tars(store)
+    assert calm_ingest.result.returncode == 0, calm_ingest.result.stdout + calm_ingest.result.stderr
+    assert_whole(calm_ingest.store, small_clips)
+    return calm_ingest.tars
 
 
 def test_driver_worker_and_encoder_killed(
@@ -81,7 +68,7 @@ def test_driver_worker_and_encoder_killed(
     store = tmp_path / "store"
     dice = random.Random(20261123)
     with LoopbackServer(small_clips.media, latency_s=0.4) as server:
-        command = ingest_command(*arguments(small_clips, server, store))
+        command = ingest_command(*ingest_arguments(small_clips, server, store))
 
         def start() -> subprocess.Popen[bytes]:
             return subprocess.Popen(
@@ -117,7 +104,7 @@ def test_driver_worker_and_encoder_killed(
                     kills += 1
             time.sleep(0.1)
         assert driver.returncode == 0
-        last = run_ingest(two_nodes.environment, *arguments(small_clips, server, store))
+        last = run_ingest(two_nodes.environment, *ingest_arguments(small_clips, server, store))
         assert last.returncode == 0
         assert "this run: nothing to do" in last.stdout
         assert 12 <= len(server.log()) <= 12 + kills * IN_FLIGHT
@@ -133,7 +120,7 @@ def test_the_encoders_node_is_lost_while_every_cpu_is_busy(
         # Two actors on two nodes: one of them is on the node that goes. Both are held still, so that the tasks that
         # wait for them fill the CPUs and stay there.
         driver = subprocess.Popen(
-            ingest_command(*arguments(small_clips, server, store), "--encoder-actors", "2"),
+            ingest_command(*ingest_arguments(small_clips, server, store), "--encoder-actors", "2"),
             env=doomed.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

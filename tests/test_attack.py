@@ -120,7 +120,7 @@ def test_a_finished_attack_does_nothing_again(place: Path, quiet: Path, monkeypa
 
 
 def test_many_perturbations_read_the_shards_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight of them copy out of the tars no more bytes than one."""
+    """Four of them copy out of the tars no more bytes than one."""
     copied: list[int] = []
     from stores.reader import Reader
 
@@ -133,7 +133,7 @@ def test_many_perturbations_read_the_shards_once(place: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(Reader, "_gather", counted)
     sizes = []
-    for number, changes in enumerate(({}, {"epsilon": (0.1, 0.2, 0.3, 1.0), "freq": ("0:20", "0:64")})):
+    for number, changes in enumerate(({}, {"epsilon": (0.1, 0.3), "freq": ("0:20", "0:64")})):
         copied.clear()
         options = options_for(place, tmp_path / str(number), model="mid2", objective=("bce",), passes=0.25)
         attack_here(replace(options, **({"epsilon": (0.3,)} | changes)))

@@ -37,7 +37,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
 
 
 def nodes(monkeypatch: pytest.MonkeyPatch, *gpus: int) -> None:
-    alive = [{"Alive": True, "Resources": {"CPU": 4.0, **({"GPU": float(n)} if n else {})}} for n in gpus]
+    alive = [
+        {"Alive": True, "NodeID": f"{i:056x}", "Resources": {"CPU": 4.0, **({"GPU": float(n)} if n else {})}}
+        for i, n in enumerate(gpus)
+    ]
     monkeypatch.setattr(encoder_pool.ray, "nodes", lambda: [*alive, {"Alive": False, "Resources": {"GPU": 8.0}}])
 
 
@@ -71,6 +74,15 @@ def test_actors_fill_what_there_is(
     assert len(pool.actors) == expected
     assert {given["num_gpus"] for given in started.options_given} == {each}
     assert {given["num_cpus"] for given in started.options_given} == {0}
+
+
+def test_without_gpus_each_node_has_one_in_turn(monkeypatch: pytest.MonkeyPatch, started: Started) -> None:
+    """They ask for nothing, so Ray would not mind to put all on one node."""
+    nodes(monkeypatch, 0, 0)
+    EncoderPool.start(COLUMN, 3, 1.0)
+    places = [given["scheduling_strategy"] for given in started.options_given]
+    assert [int(place.node_id, 16) for place in places] == [0, 1, 0]
+    assert all(place.soft for place in places)  # another node, when that is lost
 
 
 @pytest.mark.parametrize(("gpus", "actors", "share"), [((1,), 2, 1.0), ((1, 1), None, 2.0)])

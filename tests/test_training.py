@@ -58,7 +58,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 def test_one_two_and_three_ranks_train_the_same_bits(store: str, tmp_path: Path) -> None:
-    options = small_options(store, tmp_path, precision="float64", steps=30, warmup=10, evaluate_every=15)
+    options = small_options(store, tmp_path, precision="float64", steps=30, warmup=10, evaluate_every=30)
     # Three groups: 3, 2 + 1, 1 + 1 + 1. Width and clips are as small as they are so that thirty steps take seconds.
     options = replace(options, batch_size=3, group_size=1)
     runs = {ranks: replace(options, out=str(tmp_path / str(ranks))) for ranks in (1, 2, 3)}
@@ -86,14 +86,14 @@ def test_more_ranks_than_groups_train_the_same_bits_in_float32(store: str, tmp_p
 def uninterrupted(store: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainOptions, Path]:
     """A run with dropout and mixup on that nothing happened to."""
     out = tmp_path_factory.mktemp("whole")
-    options = small_options(store, out, set=("dropout=0.5",), mixup=0.5, steps=5, evaluate_every=2)
+    options = small_options(store, out, set=("dropout=0.5",), mixup=0.5, steps=5, evaluate_every=2, batch_size=6)
     return options, train_here(options)
 
 
 @pytest.mark.parametrize(
     ("kill", "left"),
     [
-        ("group:15", 2),  # in the middle of the third step's accumulation
+        ("group:8", 2),  # in the middle of the third step's accumulation
         ("write:last.pt:2", 2),  # the second checkpoint is written, but not put in its place
         pytest.param("write:best.pt:1", 0, marks=pytest.mark.slow),  # no checkpoint at all is there
         pytest.param("write:metrics.jsonl:2", 2, marks=pytest.mark.slow),
@@ -111,10 +111,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(store: str, tmp_path: Path) -> None:
-    options = small_options(store, tmp_path / "whole", precision="float64", set=("dropout=0.5",), steps=4)
+    options = small_options(store, tmp_path / "whole", precision="float64", set=("dropout=0.5",), steps=4, batch_size=6)
     whole = train_here(options)
     options = replace(options, out=str(tmp_path / "cut"))
-    assert train_on(1, options, "group:18")[0] == -9  # in the third step; two are in the checkpoint
+    assert train_on(1, options, "group:9")[0] == -9  # in the third step; two are in the checkpoint
     assert train_on(2, options) == [0, 0]
     assert_same(tmp_path / "cut", whole)
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import cycle, islice, repeat
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, ObjectStoreFullError, RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.column_shard import Embedded, EncoderUnavailable
 from pipeline.columns import Column, EncoderOptions
 
 CPU_THREADS = 2
+# What asks for no resource at all goes to a random node, whatever its strategy (ray-project/ray pull request 25360).
+A_BYTE = 1
 
 
 class ClipEncoderServer:
@@ -106,12 +105,8 @@ class EncoderPool:
                     f"{count} encoder actors of {share:g} GPU for each of {pools} columns: {sum(gpus)} GPUs hold less; "
                     "lower --encoder-gpus or --encoder-actors, or make one column at a time"
                 )
-        options = {"num_cpus": 0, "num_gpus": share}
-        started = []
-        for place in islice(_places(share), count):
-            actor = EncoderActor.options(**options, scheduling_strategy=place)
-            started.append(actor.remote(architecture, column.encoder))
-        return cls(started)
+        options = {"num_cpus": 0, "num_gpus": share, "memory": A_BYTE, "scheduling_strategy": "SPREAD"}
+        return cls([EncoderActor.options(**options).remote(architecture, column.encoder) for _ in range(count)])
 
     def submit(self, frames: np.ndarray) -> Any:
         """See `pipeline.column_shard.Encoder`. Ray copies the frames into its object store before this returns."""
@@ -131,15 +126,3 @@ class EncoderPool:
             if isinstance(error.cause, EncoderUnavailable):
                 raise EncoderUnavailable(*error.cause.args) from None
             raise
-
-
-def _places(share: float) -> Iterator[Any]:
-    """Where one actor after the other goes.
-
-    Without GPUs an actor asks for nothing, and Ray may put all of them on one node: each gets a node in turn, or
-    another one when that is lost.
-    """
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if share or not nodes:
-        return repeat("SPREAD")
-    return cycle([NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes])

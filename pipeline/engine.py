@@ -27,7 +27,7 @@ from pipeline.column_shard import ColumnReport, EncoderUnavailable, build_column
 from pipeline.columns import Column
 from pipeline.decode_process import DecodeOptions
 from pipeline.decoder import Decoder, DecoderUnavailable
-from pipeline.encoder_pool import EncoderPool
+from pipeline.encoder_pool import A_BYTE, EncoderPool
 from pipeline.failures import Cause
 from pipeline.fetch import open_source
 from pipeline.media_shard import FetchPolicy, MediaReport, build_media_shard
@@ -125,7 +125,7 @@ def _decoder(options: DecodeOptions, processes: int) -> Decoder:
     return _decoders[options, processes]
 
 
-@ray.remote(num_cpus=0, max_retries=-1, scheduling_strategy="SPREAD")
+@ray.remote(num_cpus=0, memory=A_BYTE, max_retries=-1, scheduling_strategy="SPREAD")
 def fetch_task(context: JobContext, split: str, shard: int, segments: list[Segment], tally: Any) -> MediaReport:
     """Runs `build_media_shard` on some node."""
     progress = TallyClient(tally)

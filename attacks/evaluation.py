@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from attacks.attack import open_split, read_checkpoint
-from attacks.conditions import CLEAN, Delta, conditions_for, read_deltas
+from attacks.conditions import CLEAN, Condition, Delta, conditions_for, read_deltas
 from attacks.evaluate_options import EvaluateOptions
 from attacks.scoring import Scored, constant_share, metrics_of, score_split
 from models.arithmetic import arithmetic_of
@@ -113,7 +113,7 @@ class _Job:
             if condition.stored:
                 self._store(item, checkpoint, split)
             if self.ranks.first:
-                self.progress({"checkpoint": path, "condition": condition.file, "metrics": numbers})
+                self._tell(path, condition, numbers, draws.get(condition.of, []))
         return {
             "path": path,
             "digest": checkpoint.digest,
@@ -128,6 +128,16 @@ class _Job:
             "noise": {of: {"draws": found, **_spread(found)} for of, found in draws.items()},
             "chance": chance,
         }
+
+    def _tell(self, path: str, condition: Condition, numbers: dict[str, Any], draws: list[dict[str, Any]]) -> None:
+        """A line for each condition, and one for all draws of a perturbation's noise."""
+        shown = condition.file
+        if condition.kind == "noise":
+            if len(draws) < self.options.noise_draws:
+                return
+            shown = f"noise of {condition.of}, {len(draws)} draws"
+            numbers = {name: spread and spread["mean"] for name, spread in _spread(draws).items()}
+        self.progress({"checkpoint": path, "condition": shown, "metrics": numbers})
 
     def _chance(self, item: Scored) -> dict[str, Any]:
         parts = self.ranks.gather((item.scores, item.targets))

@@ -76,6 +76,16 @@ def summary(place: Path) -> dict[str, Any]:
     return found
 
 
+def test_noise_is_told_of_once_for_all_its_draws(place: Path, tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    evaluate_checkpoints(
+        options_for(place, tmp_path, checkpoint=(str(place / "csn/best.pt"),)), Ranks(), CPU, told.append
+    )
+    conditions = [line["condition"] for line in told]
+    assert len(conditions) == len(set(conditions)) == 1 + 2 + 2  # clean, two perturbations, and their noises
+    assert sum("3 draws" in words for words in conditions) == 2
+
+
 def test_every_checkpoint_under_every_perturbation(summary: dict[str, Any]) -> None:
     assert [part["model"]["model"] for part in summary["checkpoints"]] == ["csn", "late"]
     own = [part["digest"][:8] for part in summary["checkpoints"]]

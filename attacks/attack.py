@@ -194,7 +194,7 @@ class _Run:
         for i, (item, value) in enumerate(zip(items, values, strict=True)):
             item.look(value, step)
             for smaller in items[:i] if self.options.warm_start else ():
-                item.take_over(smaller, value)
+                item.take_over(smaller)
         line: dict[str, Any] = {
             "step": step,
             "objectives": {spec.name: value for spec, value in zip(specs, values, strict=True)},

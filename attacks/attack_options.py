@@ -83,7 +83,8 @@ class AttackOptions:
     clamp: tuple[float, float] = (-2.0, 2.0)
     """For the rule accumulated: the range that it keeps attacked features in."""
     warm_start: bool = True
-    """Take over a perturbation of a smaller ball or mask where it does better, so that a larger one is never worse."""
+    """Where a perturbation of a smaller ball or mask has done better, give that one, so that a larger one is never
+    worse."""
 
     batch_size: int = 300
     """Clips of a step, over all workers together."""

@@ -174,16 +174,13 @@ class Perturbation:
         if self.best is None or value > self.best_value or self.spec.rule == "accumulated":
             self.best, self.best_value, self.best_step, self.inherited = self.delta.copy(), value, step, ""
 
-    def take_over(self, other: Perturbation, value: float) -> None:
-        """Where a perturbation that may be less has done better, goes on from its best.
+    def take_over(self, other: Perturbation) -> None:
+        """Where a perturbation that may be less has done better, its best is the best of this one too.
 
-        Args:
-            value: the objective on the select split of δ as it is.
+        δ itself goes on from where it is: sent back into the smaller ball at every look it would never leave it.
         """
         if other.best is None or not other.spec.within(self.spec):
             return
-        if other.best_value > value:
-            self.delta = other.best.copy()
         if other.best_value > self.best_value:
             self.best, self.best_value, self.best_step = other.best.copy(), other.best_value, other.best_step
             self.inherited = other.inherited or other.spec.name

@@ -202,7 +202,8 @@ def _laptop() -> Study:
         attacks=(
             paper,
             replace(objectives, flags=(*_repeat("--objective", "rank", "bounded"), "--epsilon", "0.3")),
-            replace(sweep, flags=_repeat("--epsilon", 0.3, 3, 30, "inf")),
+            # Steps that small would reach no large ball: these have their own length.
+            replace(sweep, flags=(*_repeat("--epsilon", 0.3, 3, 30, "inf"), "--alpha", "6")),
             replace(masked, flags=masks),
         ),
         splits={**full.splits, "valid": ("valid", "select")},
@@ -210,7 +211,7 @@ def _laptop() -> Study:
             *("--width", "0.125", "--steps", "160", "--learning-rate", "0.001", "--batch-size", "16"),
             *("--evaluate-every", "40"),
         ),
-        attack_flags=("--alpha", "0.03", "--batch-size", "32", "--group-size", "16", "--passes", "6"),
+        attack_flags=("--alpha", "0.1", "--batch-size", "32", "--group-size", "16", "--passes", "10"),
         evaluate_flags=("--group-size", "16"),
     )
 
@@ -228,14 +229,14 @@ def _demo() -> Study:
                 "paper",
                 _repeat("--rule", "projected", "accumulated")
                 + _repeat("--scope", "clip", "frame")
-                + _repeat("--epsilon", 0.3, 3),
+                + _repeat("--epsilon", 0.3, 10),
             ),
         ),
         train_flags=(
             *("--width", "0.125", "--steps", "60", "--learning-rate", "0.002", "--batch-size", "16"),
             *("--evaluate-every", "20"),
         ),
-        attack_flags=("--alpha", "0.3", "--batch-size", "32", "--group-size", "16", "--passes", "4"),
+        attack_flags=("--alpha", "6", "--batch-size", "32", "--group-size", "16", "--passes", "6"),
         evaluate_flags=("--group-size", "16"),
         transfer=(),
         floor="",

@@ -73,6 +73,11 @@ class DemoDataset:
     clips: tuple[DemoClip, ...]
 
     @property
+    def labels(self) -> Path:
+        """The list of its nine classes, in the form of AudioSet's."""
+        return self.folder / "class_labels_indices.csv"
+
+    @property
     def special(self) -> dict[str, tuple[str, ...]]:
         """The keys of the clips of each kind of SPECIAL."""
         return {kind: tuple(clip.key for clip in self.clips if clip.special == kind) for kind in SPECIAL}
@@ -273,6 +278,7 @@ def make_demo_dataset(folder: Path, seed: int = 0, clips: Mapping[str, int] = CL
             list(pool.map(write, longest_first))
     else:
         list(map(write, longest_first))
+    _write_labels(dataset.labels)
     for split, path in dataset.segments.items():
         _write_segments(path, [clip for clip in planned if clip.split == split])
     sizes = {path.name: path.stat().st_size for path in _files(dataset)}
@@ -283,7 +289,7 @@ def make_demo_dataset(folder: Path, seed: int = 0, clips: Mapping[str, int] = CL
 
 
 def _files(dataset: DemoDataset) -> list[Path]:
-    return [*dataset.segments.values(), *(dataset.media / f"{clip.ytid}.mp4" for clip in dataset.clips)]
+    return [dataset.labels, *dataset.segments.values(), *(dataset.media / f"{clip.ytid}.mp4" for clip in dataset.clips)]
 
 
 def _lies_there(dataset: DemoDataset, described: dict[str, object]) -> bool:
@@ -304,6 +310,11 @@ def _tells_case(folder: Path) -> bool:
         return not (folder / ".cASE").exists()
     finally:
         probe.unlink()
+
+
+def _write_labels(path: Path) -> None:
+    rows = [f'{index},{cls.mid},"{cls.name}"' for index, cls in enumerate(CLASSES)]
+    path.write_text("\n".join(["index,mid,display_name", *rows]) + "\n")
 
 
 def _write_segments(path: Path, clips: list[DemoClip]) -> None:

@@ -120,20 +120,20 @@ def test_the_accumulated_rule_keeps_the_last() -> None:
     assert item.best is not None and item.best[0, 0] == 1.0
 
 
-def test_a_larger_one_is_never_worse_than_a_smaller_one() -> None:
+def test_a_larger_one_is_never_worse_than_a_smaller_one_and_goes_its_own_way() -> None:
     small, large = Perturbation.start(SPEC, 1), Perturbation.start(spec(epsilon=1.0), 1)
-    small.delta = np.full(SHAPE, 1e-3)
+    small.delta, large.delta = np.full(SHAPE, 1e-3), np.full(SHAPE, 2e-3)
     small.look(0.4, 3)
     large.look(0.1, 3)
-    large.take_over(small, 0.1)
+    large.take_over(small)
     assert (large.best_value, large.best_step, large.inherited) == (0.4, 3, small.spec.name)
-    np.testing.assert_array_equal(large.delta, small.delta)
-    assert large.delta is not small.best
-    large.delta = np.full(SHAPE, 2e-3)
+    assert large.best is not None and large.best is not small.best
+    np.testing.assert_array_equal(large.best, small.delta)
+    assert large.delta[0, 0] == 2e-3
     large.look(0.5, 4)
-    large.take_over(small, 0.5)  # it does better by itself
-    assert (large.best_value, large.inherited, large.delta[0, 0]) == (0.5, "", 2e-3)
-    small.take_over(large, 0.4)  # the other way round nothing is taken over
+    large.take_over(small)  # it does better by itself
+    assert (large.best_value, large.inherited) == (0.5, "")
+    small.take_over(large)  # the other way round nothing is taken over
     assert small.best_value == 0.4
 
 

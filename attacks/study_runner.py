@@ -13,11 +13,13 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from attacks.study_tasks import StudyTasks, Task
+from attacks.study_tasks import ROOT, StudyTasks, Task
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ def note(tasks: StudyTasks, task: Task, seconds: float, code: int) -> None:
     summary, _ = tasks.storage.read_versioned(f"{task.folder}/summary.json")
     line: dict[str, Any] = {
         "id": task.id,
-        "argv": list(task.argv),
+        "argv": typed(task.argv),
         "folder": task.folder,
         "seconds": round(seconds, 1),
         "exit_code": code,
@@ -91,8 +93,17 @@ def note(tasks: StudyTasks, task: Task, seconds: float, code: int) -> None:
     tasks.storage.publish(COMMANDS, (data or b"") + json.dumps(line, sort_keys=True).encode() + b"\n")
 
 
+def typed(argv: Sequence[str]) -> list[str]:
+    """A command as one would type it in a checkout, wherever this one lies."""
+    python, script, *rest = argv
+    if python != sys.executable:
+        return list(argv)
+    path = Path(script)
+    return ["python", str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else script, *rest]
+
+
 def _shown(task: Task) -> str:
-    return " ".join(["python", *task.argv[1:]])
+    return " ".join(typed(task.argv))
 
 
 def _end_with_parent() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from attacks.study_runner import COMMANDS, StudyFailed, environment_for, run_study
-from attacks.study_tasks import Task
+from attacks.study_runner import COMMANDS, StudyFailed, environment_for, run_study, typed
+from attacks.study_tasks import ROOT, Task
 from stores.storage import Storage
 
 # Notes when it began and ended, and leaves its summary.
@@ -117,3 +117,10 @@ def test_a_killed_study_takes_its_commands_along(tmp_path: Path) -> None:
     while Path(f"/proc/{child}").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_command_is_noted_as_one_would_type_it() -> None:
+    own = (sys.executable, str(Path(ROOT) / "pipeline/train.py"), "--out", "/study/runs/a")
+    assert typed(own) == ["python", "pipeline/train.py", "--out", "/study/runs/a"]
+    assert typed((sys.executable, "/elsewhere/train.py")) == ["python", "/elsewhere/train.py"]
+    assert typed(("/bin/true", "x")) == ["/bin/true", "x"]

@@ -79,6 +79,14 @@ def test_labels_of_one_group_tell_nothing_of_another() -> None:
             assert len({(row[one], row[other]) for row in rows}) == 16
 
 
+def test_two_groups_together_tell_nothing_of_the_third() -> None:
+    """Sixty clips hold sixty triples of states, each once; those that are missing share a pair with the empty one."""
+    for seed in range(20):
+        clips = plan_demo(seed, {"train": 60})
+        triples = Counter(tuple(sorted(clip.classes)) for clip in clips)
+        assert len(triples) == 60 and () not in triples
+
+
 def test_ids_are_the_troublesome_kind() -> None:
     ids = [clip.ytid for clip in plan_demo()]
     assert sum(ytid.startswith("-") for ytid in ids) >= 2

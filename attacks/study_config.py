@@ -236,7 +236,7 @@ def _demo() -> Study:
             *("--width", "0.125", "--steps", "60", "--learning-rate", "0.002", "--batch-size", "16"),
             *("--evaluate-every", "20"),
         ),
-        attack_flags=("--alpha", "6", "--batch-size", "32", "--group-size", "16", "--passes", "6"),
+        attack_flags=("--alpha", "6", "--batch-size", "32", "--group-size", "16", "--passes", "4"),
         evaluate_flags=("--group-size", "16"),
         transfer=(),
         floor="",

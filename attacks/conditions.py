@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import numpy as np
 
 from attacks.attack_folder import DELTAS, AttackFolder
 from attacks.noise import same_norm_noise
-from attacks.perturbation import SHAPE, Spec
+from attacks.perturbation import SHAPE, Spec, measured
 from models.recogniser import Recogniser
 
 # own: the clip's; shuffled: another clip's; silent: zeros, the corpus mean in every bin; branch: none, the score of
@@ -92,13 +93,23 @@ def read_deltas(folder: str) -> list[Delta]:
         )
     found = []
     for item in summary["perturbations"]:
-        data = attack.storage.read(f"{DELTAS}/{item['name']}.npy")
-        record = json.loads(attack.storage.read(f"{DELTAS}/{item['name']}.json"))
-        values = np.load(io.BytesIO(data), allow_pickle=False)
+        data, _ = attack.storage.read_versioned(f"{DELTAS}/{item['name']}.npy")
+        recorded, _ = attack.storage.read_versioned(f"{DELTAS}/{item['name']}.json")
+        if data is None or recorded is None:
+            raise ValueError(f"{folder}: {item['name']}: its .npy or .json is missing from {DELTAS}")
+        try:
+            record, values = json.loads(recorded), np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(
+                f"{folder}: {item['name']}: its .npy or .json is damaged ({type(error).__name__})"
+            ) from None
         if values.shape != SHAPE or values.dtype != np.float32 or not np.isfinite(values).all():
             raise ValueError(
                 f"{folder}: {item['name']}: expected finite float32 {SHAPE}, got {values.dtype} {values.shape}"
             )
+        size, noted = measured(values)["l2"], record.get("norms", {}).get("l2")
+        if noted is not None and not math.isclose(size, noted, rel_tol=1e-5, abs_tol=1e-9):
+            raise ValueError(f"{folder}: {item['name']}: its l2 norm is {size:g}, its record says {noted:g}: another δ")
         options = hashlib.sha256(json.dumps(summary["options"], sort_keys=True).encode()).hexdigest()
         name = f"{summary['checkpoint'][:8]}-{options[:6]}-{item['name']}"
         about = {"sha256": hashlib.sha256(data).hexdigest(), "folder": folder}

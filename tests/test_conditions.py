@@ -86,3 +86,19 @@ def test_what_is_no_finished_attack_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "odd/deltas" / f"{SPEC.name}.npy", np.full(SHAPE, np.nan, np.float32))
     with pytest.raises(ValueError, match="finite float32"):
         read_deltas(folder.storage.uri)
+
+
+def test_another_perturbation_in_its_place_is_refused(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    path = tmp_path / "deltas" / f"{SPEC.name}.npy"
+    good = np.load(path)
+    for write, words in (
+        (lambda: np.save(path, 3 * good), "another δ"),
+        (lambda: path.write_text("hello"), "damaged"),
+        (lambda: path.unlink(), "missing"),
+    ):
+        write()
+        with pytest.raises(ValueError, match=words):
+            read_deltas(folder.storage.uri)
+    np.save(path, good)
+    assert len(read_deltas(folder.storage.uri)) == 1

@@ -27,12 +27,14 @@ class CalmIngest:
 
     Attributes:
         openings: how often each file was begun to be fetched.
+        requests: how many there were in all.
     """
 
     store: Path
     words: tuple[str, ...]
     result: subprocess.CompletedProcess[str]
     openings: Counter[str]
+    requests: int
 
     @property
     def tars(self) -> dict[str, str]:
@@ -55,5 +57,6 @@ def ingest_calmly(cluster: Cluster, clips: SmallClips, store: Path) -> CalmInges
     with LoopbackServer(clips.media) as server:
         words = ingest_arguments(clips, server, store)
         result = run_ingest(cluster.environment, *words)
-        began = (e.path for e in server.log() if e.range is None or e.range.startswith("bytes=0-"))
-        return CalmIngest(store, tuple(words), result, Counter(began))
+        log = server.log()
+        began = (e.path for e in log if e.range is None or e.range.startswith("bytes=0-"))
+        return CalmIngest(store, tuple(words), result, Counter(began), len(log))

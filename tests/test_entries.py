@@ -46,7 +46,7 @@ REFUSED = [
     (evaluate, EVALUATE, {"noise-draws": "-1"}, "--noise-draws"),
     (evaluate, EVALUATE, {"checkpoint": "none.pt"}, "no such file"),
     (evaluate, EVALUATE, {"split": "test"}, "has no split test"),
-    (study, {}, {"preset": "icassp2021"}, "has no split"),
+    (study, {}, {"preset": "icassp2021"}, "has no split eval"),
     (study, {}, {}, "--preset or by --config"),
     (study, {}, {"config": "none"}, "expected a study as JSON"),
 ]

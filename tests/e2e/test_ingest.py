@@ -32,6 +32,7 @@ def test_ingest_from_http_then_again_then_with_another_column(
     assert first.returncode == 0, first.stdout + first.stderr
     assert "planned 12 = fetched 12 + failed 0 + pending 0" in first.stdout
     assert calm_ingest.openings == {f"/{ytid}.mp4": 1 for ytid in small_clips.ytids}
+    assert calm_ingest.requests == 12
 
     shutil.copytree(calm_ingest.store, store)
     words = calm_ingest.words_for(store)

@@ -229,7 +229,7 @@ def _demo() -> Study:
                 "paper",
                 _repeat("--rule", "projected", "accumulated")
                 + _repeat("--scope", "clip", "frame")
-                + _repeat("--epsilon", 0.3, 10),
+                + _repeat("--epsilon", 0.3, 30),
             ),
         ),
         train_flags=(

@@ -24,7 +24,7 @@ class StudyOptions:
     preset: Literal["icassp2021"] | None = None
     """A study that ships: icassp2021 is the paper's."""
     scale: Scale = "full"
-    """Of the preset: full, laptop (an eighth of the width, two seeds) or demo (three models, one seed)."""
+    """Of the preset: full, laptop (an eighth of the width, two seeds) or demo (two models, one seed)."""
     config: str | None = None
     """A study as JSON instead of a preset; --print-config shows the form."""
     print_config: bool = False

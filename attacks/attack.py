@@ -33,6 +33,7 @@ from stores.reader import Reader
 from stores.snapshot import Snapshot
 from stores.split_reader import Group, SplitReader
 from stores.storage import Storage
+from stores.text import listed
 
 logger = logging.getLogger(__name__)
 
@@ -244,6 +245,9 @@ class _Run:
         reach = self.steps * self.options.alpha
         short = sorted({item.spec.epsilon for item in self.state.perturbations if reach < item.spec.epsilon < math.inf})
         if short:
-            listed = ", ".join(f"{epsilon:g}" for epsilon in short)
-            found.append(f"{self.steps} steps of α {self.options.alpha:g} cannot reach ε {listed}: give more --passes")
+            sizes = listed([f"{epsilon:g}" for epsilon in short])
+            found.append(f"{self.steps} steps of α {self.options.alpha:g} cannot reach ε {sizes}: give more --passes")
+        zero = [item.spec.name for item in self.state.perturbations if item.best is None or not item.best.any()]
+        if zero:
+            found.append(f"no step did better on the select split than no perturbation at all: {listed(zero, 3)}")
         return found + [f"left out: {file}: {reason}" for file, reason in reader.quarantined.items()]

@@ -97,7 +97,7 @@ class AttackState:
             position = None if meta["position"] is None else Position.from_dict(meta["position"])
             return cls(meta["step"], position, [_perturbation(*row) for row in rows], meta["history"])
         except _UNREADABLE as error:
-            raise ValueError(f"{name} is no readable state of an attack: {error}") from None
+            raise ValueError(f"{name} is no readable state of an attack ({error}): remove it to begin anew") from None
 
 
 def _perturbation(raw: Mapping[str, Any], delta: np.ndarray, best: np.ndarray) -> Perturbation:

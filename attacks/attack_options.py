@@ -28,8 +28,10 @@ from pipeline.job_options import (
     require,
     require_counts,
     require_distinct,
+    require_order,
+    require_seeds,
 )
-from pipeline.options import absolute_path
+from pipeline.options import absolute_folder, absolute_path
 from stores.split_reader import default_group_size
 
 DEFAULTS = {"norm": "2", "epsilon": 0.3, "scope": "clip", "rule": "projected", "objective": "bce", "seed": 15_213}
@@ -49,9 +51,9 @@ class AttackOptions:
     checkpoint: str
     """A checkpoint of pipeline/train.py (best.pt): a path or any fsspec URI."""
     fit_split: Several
-    """Split whose clips give the gradients; may be given several times."""
+    """Required. Split whose clips give the gradients; may be given several times."""
     select_split: Several
-    """Split by which the best iterate is chosen; may be given several times."""
+    """Required. Split by which the best iterate is chosen; may be given several times."""
     alpha: float
     """Length of a step, in the perturbation's norm (the paper: 0.01)."""
     out: str
@@ -116,6 +118,8 @@ class AttackOptions:
         require(self, "epsilon", all(value >= 0 for value in self.epsilon), "0 or more")  # NaN is not
         require(self, "group_size", self.batch_size % self.group == 0, f"a divisor of the batch, {self.batch_size}")
         require(self, "clamp", self.clamp[0] < self.clamp[1], "a lower and a higher number")
+        require_seeds(self)
+        require_order(self)
         require_distinct(self, "fit_split", "select_split", "norm", "epsilon", "scope", "rule", "objective", "seed")
         require(self, "mask", not (self.mask and (self.freq or self.time)), "nothing where --freq or --time is given")
         if "accumulated" in self.rule:
@@ -165,7 +169,9 @@ def absolute_paths(options: AttackOptions, environment: dict[str, str] | None = 
     Raises:
         ValueError: a relative path inside a submitted job, where the working directory is a copy that is thrown away.
     """
-    changes = {
-        name: absolute_path(f"--{name}", getattr(options, name), environment) for name in ("store", "checkpoint", "out")
-    }
-    return replace(options, **changes)  # type: ignore[arg-type]
+    return replace(
+        options,
+        store=absolute_folder("--store", options.store, environment),
+        checkpoint=absolute_path("--checkpoint", options.checkpoint, environment),
+        out=absolute_folder("--out", options.out, environment),
+    )

@@ -103,10 +103,10 @@ def read_deltas(folder: str) -> list[Delta]:
             raise ValueError(
                 f"{folder}: {item['name']}: its .npy or .json is damaged ({type(error).__name__})"
             ) from None
-        if values.shape != SHAPE or values.dtype != np.float32 or not np.isfinite(values).all():
-            raise ValueError(
-                f"{folder}: {item['name']}: expected finite float32 {SHAPE}, got {values.dtype} {values.shape}"
-            )
+        if values.shape != SHAPE or values.dtype != np.float32:
+            raise ValueError(f"{folder}: {item['name']}: expected float32 {SHAPE}, got {values.dtype} {values.shape}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{folder}: {item['name']}: expected finite numbers, got NaN or infinity among them")
         size, noted = measured(values)["l2"], record.get("norms", {}).get("l2")
         if noted is not None and not math.isclose(size, noted, rel_tol=1e-5, abs_tol=1e-9):
             raise ValueError(f"{folder}: {item['name']}: its l2 norm is {size:g}, its record says {noted:g}: another δ")

@@ -17,8 +17,9 @@ from pipeline.job_options import (
     require,
     require_counts,
     require_distinct,
+    require_seeds,
 )
-from pipeline.options import absolute_path
+from pipeline.options import absolute_folder, absolute_path
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class EvaluateOptions:
     store: str
     """The feature store: a directory or any fsspec URI."""
     checkpoint: Several
-    """A checkpoint of pipeline/train.py: a path or any fsspec URI. May be given several times."""
+    """Required. A checkpoint of pipeline/train.py: a path or any fsspec URI. May be given several times."""
     split: Several
-    """Split to score; may be given several times, for one set of clips."""
+    """Required. Split to score; may be given several times, for one set of clips."""
     out: str
     """The evaluation's folder. A directory or any fsspec URI."""
     attack: Several = ()
@@ -57,8 +58,8 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         require_counts(self, "permutations", "group_size")
-        for name in ("noise_draws", "seed"):
-            require(self, name, getattr(self, name) >= 0, "0 or more")
+        require(self, "noise_draws", self.noise_draws >= 0, "0 or more")
+        require_seeds(self)
         require_distinct(self, "checkpoint", "split")
 
     def decisive(self) -> dict[str, Any]:
@@ -78,8 +79,8 @@ def absolute_paths(options: EvaluateOptions, environment: dict[str, str] | None 
 
     return replace(
         options,
-        store=fix("--store", options.store),
-        out=fix("--out", options.out),
+        store=absolute_folder("--store", options.store, environment),
+        out=absolute_folder("--out", options.out, environment),
         checkpoint=tuple(fix("--checkpoint", path) for path in options.checkpoint),
         attack=tuple(fix("--attack", path) for path in options.attack),
         floor=None if options.floor is None else fix("--floor", options.floor),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipeline.options import absolute_path
+from pipeline.options import absolute_folder
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,6 @@ class ReportOptions:
     """The study's folder: a directory or any fsspec URI."""
     out: str | None = None
     """Where the report goes. Default: report, in the study's folder."""
-
-    def __post_init__(self) -> None:
-        if not self.study or self.out == "":
-            raise ValueError("expected --study and --out of a directory or a URI, got an empty one")
 
     @property
     def folder(self) -> str:
@@ -33,5 +29,5 @@ def absolute_paths(options: ReportOptions, environment: dict[str, str] | None = 
     Raises:
         ValueError: a relative path inside a submitted job, where the working directory is a copy that is thrown away.
     """
-    out = None if options.out is None else absolute_path("--out", options.out, environment)
-    return replace(options, study=absolute_path("--study", options.study, environment), out=out)
+    out = None if options.out is None else absolute_folder("--out", options.out, environment)
+    return replace(options, study=absolute_folder("--study", options.study, environment), out=out)

@@ -44,7 +44,7 @@ def main() -> int:
             ray.init()
             environment = environment_for(ray.get_runtime_context().gcs_address)
             run_study(tasks, environment, console.print, options.at_once)
-    except (ConnectionError, TimeoutError, RuntimeError, StudyFailed) as error:
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, StorageError, StudyFailed) as error:
         print(f"study: {error}; the same command goes on", file=sys.stderr)
         return EXIT_INTERNAL
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from models.registry import entry_of
+from pipeline.job_options import SEEDS
 
 Scale = Literal["full", "laptop", "demo"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -94,17 +95,19 @@ class Study:
         attacks = [plan.name for plan in self.attacks]
         for what, listed in (("models", names), ("attacks", attacks), ("seeds", list(self.seeds))):
             if (not listed and what != "attacks") or len(set(listed)) != len(listed):
-                raise ValueError(f"study: {what}: one or more expected, each name once, got {listed}")
+                raise ValueError(f"a study's {what}: one or more expected, each name once, got {listed}")
+        if any(not isinstance(seed, int) or seed not in range(SEEDS) for seed in self.seeds):
+            raise ValueError(f"expected a study's seeds of 0 to {SEEDS - 1}, got {list(self.seeds)}")
         for name in (*names, *attacks):
             if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_"):
-                raise ValueError(f"study: a name of small letters, digits and _ expected, got {name!r}")
+                raise ValueError(f"expected names of small letters, digits and _ in a study, got {name!r}")
         unknown = {name for plan in self.attacks for name in plan.models} - set(names)
         unknown |= set(self.transfer) - set(attacks) | ({self.floor} - {"", *names})
         if unknown:
-            raise ValueError(f"study: no model or attack of the study: {', '.join(sorted(unknown))}")
+            raise ValueError(f"no model or attack of the study: {', '.join(sorted(unknown))}")
         lacking = [name for name in SPLITS if not self.splits.get(name)]
         if lacking:
-            raise ValueError(f"study: splits for {', '.join(SPLITS)} expected, none for {', '.join(lacking)}")
+            raise ValueError(f"a study's splits for {', '.join(SPLITS)} expected, none for {', '.join(lacking)}")
         for plan in self.models:
             entry_of(plan.model)
 
@@ -122,9 +125,8 @@ class Study:
             values["splits"] = {name: tuple(listed) for name, listed in raw["splits"].items()}
             return cls(**_tuples(values))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"study: expected the fields of attacks/study_config.py, got another form: {error}"
-            ) from None
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"expected a study as --print-config shows one, got another form: {what}") from None
 
 
 def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:

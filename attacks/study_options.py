@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from attacks.study_config import Scale, Study, preset
-from pipeline.job_options import CpusPerWorker, Integers, Several, require
-from pipeline.options import absolute_path
+from pipeline.job_options import CpusPerWorker, Integers, Several, require, require_seeds
+from pipeline.options import absolute_folder
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class StudyOptions:
     def __post_init__(self) -> None:
         if (self.preset is None) == (self.config is None):
             raise ValueError("expected a study by --preset or by --config, got both or neither")
+        require_seeds(self)
         for name in ("at_once", "workers", "cpus_per_worker"):
             require(self, name, (value := getattr(self, name)) is None or value >= 1, "at least 1")
 
@@ -67,7 +68,7 @@ class StudyOptions:
         else:
             try:
                 found = Study.from_dict(json.loads(Path(self.config).read_text()))
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 raise ValueError(f"expected a study as JSON at {self.config}: {error}") from None
         uses = ("train", "valid", "fit", "select", "report")
         given = {use: getattr(self, f"{use}_split") for use in uses}
@@ -89,6 +90,6 @@ def absolute_paths(options: StudyOptions, environment: dict[str, str] | None = N
     """
     return replace(
         options,
-        store=absolute_path("--store", options.store, environment),
-        out=absolute_path("--out", options.out, environment),
+        store=absolute_folder("--store", options.store, environment),
+        out=absolute_folder("--out", options.out, environment),
     )

@@ -43,6 +43,7 @@ class _Reading:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.problems: list[str] = []
+        self.broken: list[str] = []  # of these, what a reader must know before all else
         self.sources: dict[str, Source] = {}
         self.runs: list[RunFacts] = []
         self.deltas: list[DeltaFacts] = []
@@ -88,22 +89,17 @@ class _Reading:
             (),
             (),
         )
-        return warnings_of(study, self.problems, self.evaluations, self.attack_summaries)
+        return warnings_of(study, self.problems, self.broken, self.evaluations, self.attack_summaries)
+
+    def _broken(self, words: str) -> None:
+        if words not in self.broken:
+            self.broken.append(words)
+            self.problems.append(words)
 
     # ---------------------------------------------------------------- files
 
     def _folders(self, top: str) -> list[str]:
         return [entry.name for entry in self.storage.list(top) if entry.size < 0]
-
-    def _json(self, name: str) -> Any:
-        data, _ = self.storage.read_versioned(name)
-        if data is None:
-            return None
-        try:
-            return json.loads(data)
-        except ValueError as error:
-            self.problems.append(f"{name} is damaged and was left out: {error}")
-            return None
 
     def _summary(self, folder: str) -> Any:
         data, _ = self.storage.read_versioned(f"{folder}/summary.json")
@@ -114,7 +110,7 @@ class _Reading:
         try:
             return json.loads(data)
         except ValueError as error:
-            self.problems.append(f"{folder}/summary.json is damaged and was left out: {error}")
+            self._broken(f"{folder}/summary.json is damaged and was left out: {error}")
             return None
 
     def _each(self, folder: str, take: Callable[[str, Any], None]) -> None:
@@ -127,9 +123,7 @@ class _Reading:
             take(folder, found)
         except _WRONG as error:
             what = f"{type(error).__name__}: {error}"
-            words = f"{folder}/summary.json is not of the expected form and was left out ({what})"
-            if words not in self.problems:
-                self.problems.append(words)
+            self._broken(f"{folder}/summary.json is not of the expected form and was left out ({what})")
 
     def _commands(self) -> list[Mapping[str, Any]]:
         data, _ = self.storage.read_versioned("commands.jsonl")
@@ -140,7 +134,7 @@ class _Reading:
             except ValueError:
                 parsed = None
             if not isinstance(parsed, dict):
-                self.problems.append(f"commands.jsonl: line {number} is damaged and was left out")
+                self._broken(f"commands.jsonl: line {number} is damaged and was left out")
             elif parsed:
                 found.append(parsed)
         if data is None:
@@ -150,14 +144,21 @@ class _Reading:
     # ---------------------------------------------------------------- what was planned
 
     def _plan(self, anything: bool) -> Mapping[str, Any]:
-        plan = self._json("study.json")
+        data, _ = self.storage.read_versioned("study.json")
+        try:
+            plan = json.loads(data or b"")
+        except ValueError:
+            plan = None
         if isinstance(plan, dict):
             return plan
         if not anything:
-            raise ValueError(
-                f"expected a study's folder at {self.storage.uri}: it has neither study.json nor any result"
-            )
-        self.problems.append("study.json is not there: models and seeds are those of the folders that were found")
+            has = "no study.json" if data is None else "a damaged study.json"
+            raise ValueError(f"expected a study's folder at {self.storage.uri}: it has {has} and no result")
+        words = "models and seeds are those of the folders that were found"
+        if data is None:
+            self.problems.append(f"study.json is not there: {words}")
+        else:
+            self._broken(f"study.json is damaged: {words}")
         return {}
 
     def _describe(self, plan: Mapping[str, Any], folders: Mapping[str, Sequence[str]]) -> None:
@@ -169,7 +170,7 @@ class _Reading:
             self.seeds = tuple(int(seed) for seed in plan.get("seeds", ()))
             self.splits = {str(role): tuple(map(str, names)) for role, names in plan.get("splits", {}).items()}
         except _WRONG as error:
-            self.problems.append(f"study.json is not of the expected form: {type(error).__name__}: {error}")
+            self._broken(f"study.json is not of the expected form: {type(error).__name__}: {error}")
             self.models, self.seeds, self.splits = (), (), {}
         known = {item.name for item in self.models}
         more = dict.fromkeys(name for name, _ in found if name not in known)
@@ -205,7 +206,7 @@ class _Reading:
         for part in summary["checkpoints"]:
             run = self.run_of_digest.get(part["digest"], "") if place == "transfer" else _run_of(folder)
             if not run:
-                self.problems.append(f"{folder}: no run of this study has checkpoint {part['digest'][:12]}: left out")
+                self._broken(f"{folder}: no run of this study has checkpoint {part['digest'][:12]}: left out")
                 continue
             entry, seed = _required(f"runs/{run}")
             about: dict[str, Any] = {"run": run, "entry": entry, "model": self.model_of.get(entry, entry)}
@@ -250,7 +251,7 @@ class _Reading:
         elif self.classes != classes:
             raise ValueError("another class list than that of the evaluations before it")
         elif self.positives != positives:
-            self.problems.append(f"{folder} was scored on other clips than the evaluations before it")
+            self._broken(f"{folder} was scored on other clips than the evaluations before it")
 
 
 def run_name(folder: str) -> tuple[str, int] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attacks.study_config import AttackPlan, ModelPlan, Study
+from stores.job_folder import JobFolder
 from stores.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,9 +142,9 @@ class StudyTasks:
             return list(self.study.seeds)
         found: list[tuple[float, int]] = []
         for seed in self.study.seeds:
-            data, _ = self.storage.read_versioned(f"runs/{plan.name}-s{seed}/summary.json")
-            if data is None:
+            summary = JobFolder(f"{self.out}/runs/{plan.name}-s{seed}").summary()
+            if summary is None:
                 return []
-            best: dict[str, Any] = json.loads(data)["best"]
+            best: dict[str, Any] = summary["best"]
             found.append((-1.0 if best["mAP"] is None else best["mAP"], -seed))
         return [-max(found)[1]]

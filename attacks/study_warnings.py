@@ -25,6 +25,7 @@ MUST_DIFFER = (
 def warnings_of(
     study: Study,
     problems: Sequence[str],
+    broken: Sequence[str],
     evaluations: Mapping[str, Mapping[str, Any]],
     attacks: Mapping[str, Mapping[str, Any]],
 ) -> Study:
@@ -32,9 +33,11 @@ def warnings_of(
 
     Args:
         problems: found while reading.
+        broken: those of them that are damage, and come first among the warnings.
         evaluations, attacks: summaries by folder.
     """
     warnings = [
+        *broken,
         *_splits(study, evaluations, attacks),
         *(f"{folder}: {text}" for folder, found in attacks.items() for text in found.get("warnings", ())),
         *_quarantine(study),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +12,16 @@ import ray
 import tyro
 
 from attacks.attack import attack, read_checkpoint
-from attacks.attack_folder import DELTAS, AttackFolder
+from attacks.attack_folder import DELTAS, STATE, AttackFolder
 from attacks.attack_options import AttackOptions, absolute_paths
 from attacks.attack_words import look_words, summary_lines
+from attacks.conditions import read_deltas
 from pipeline.job_entry import run_entry
 from pipeline.run_progress import RunProgress
+from stores.job_folder import SUMMARY
 from stores.layout import Store
+
+logger = logging.getLogger(__name__)
 
 
 def prepare() -> tuple[AttackOptions, AttackFolder]:
@@ -28,7 +33,26 @@ def prepare() -> tuple[AttackOptions, AttackFolder]:
     Store.open(options.store).require_splits(*options.fit_split, *options.select_split)
     folder = AttackFolder(options.out)
     folder.claim({**options.decisive(), "checkpoint": checkpoint.digest})
+    require_whole(folder)
     return options, folder
+
+
+def require_whole(folder: AttackFolder) -> None:
+    """An attack that has ended and lost a perturbation since has not ended: its state has them all.
+
+    Raises:
+        ValueError: the state is damaged, which is told of before Ray starts; or a perturbation is, and there is none.
+    """
+    state = folder.read_state()
+    if folder.summary() is None:
+        return
+    try:
+        read_deltas(folder.storage.uri)
+    except ValueError as error:
+        if state is None:
+            raise
+        logger.warning("%s; all are written again from %s", error, STATE)
+        folder.storage.remove(SUMMARY)
 
 
 def closing(folder: AttackFolder, summary: dict[str, Any]) -> Iterator[str]:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import tyro
 
 from models.arithmetic import Precision
+from stores.order import make_order
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -38,6 +40,8 @@ Gpu = Annotated[bool | None, _told("A GPU for each worker. Default: where the cl
 CpusPerWorker = Annotated[int, _told("CPUs, and torch threads, of a worker without a GPU.")]
 ReaderThreads = Annotated[int, _told("Threads that read ahead in each worker.")]
 
+SEEDS = 10**9  # how many there are
+
 # What may be another when a job goes on: it decides where and how fast, not what comes out.
 FREE = ("out", "store", "workers", "gpu", "cpus_per_worker", "reader_threads")
 
@@ -50,6 +54,18 @@ def require(options: DataclassInstance, name: str, holds: bool, expected: str) -
     """
     if not holds:
         raise ValueError(f"expected --{name.replace('_', '-')} of {expected}, got {getattr(options, name)}")
+
+
+def require_seeds(options: DataclassInstance, name: str = "seed") -> None:
+    """Checks that each seed is one that every generator and every folder's name takes."""
+    value = getattr(options, name)
+    seeds = value if isinstance(value, tuple) else (value,)
+    require(options, name, all(0 <= seed < SEEDS for seed in seeds), f"0 to {SEEDS - 1}")
+
+
+def require_order(options: DataclassInstance) -> None:
+    """Checks that there is such an order of clips."""
+    make_order(getattr(options, "order"), 0, np.zeros(1), np.array([0, 1]), np.zeros(1))  # noqa: B009 - no protocol
 
 
 def require_counts(options: DataclassInstance, *names: str) -> None:

@@ -161,8 +161,11 @@ def absolute_path(flag: str, path: str, environment: dict[str, str] | None = Non
     """What a flag says of a place, after its prefix, with a local path made absolute; URIs stay.
 
     Raises:
-        ValueError: a relative path inside a submitted job, where the working directory is a copy that is thrown away.
+        ValueError: nothing is said; or a relative path inside a submitted job, where the working directory is a copy
+            that is thrown away.
     """
+    if not path:
+        raise ValueError(f"expected {flag} of a path or a URI, got an empty one")
     if "://" in path or os.path.isabs(path):
         return prefix + path
     if JOB_VARIABLE in (os.environ if environment is None else environment):
@@ -171,6 +174,18 @@ def absolute_path(flag: str, path: str, environment: dict[str, str] | None = Non
             "absolute path that every node sees, or a URI such as s3://…"
         )
     return prefix + os.path.abspath(path)
+
+
+def absolute_folder(flag: str, path: str, environment: dict[str, str] | None = None) -> str:
+    """`absolute_path` of what is a folder, or will be one.
+
+    Raises:
+        ValueError: as `absolute_path`; or a file is there.
+    """
+    found = absolute_path(flag, path, environment)
+    if os.path.isfile(found):
+        raise ValueError(f"expected {flag} of a folder, {found} is a file")
+    return found
 
 
 def absolute_paths(options: IngestOptions, environment: dict[str, str] | None = None) -> IngestOptions:

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-import numpy as np
 import torch
 
 from models.arithmetic import Precision
@@ -23,9 +22,10 @@ from pipeline.job_options import (
     require,
     require_counts,
     require_distinct,
+    require_order,
+    require_seeds,
 )
-from pipeline.options import absolute_path
-from stores.order import make_order
+from pipeline.options import absolute_folder, absolute_path
 from stores.split_reader import default_group_size
 
 OWN = ("width", "classes", "video_dim")  # fields of a model's config that --width and the store decide
@@ -40,9 +40,9 @@ class TrainOptions:
     model: str
     """csn, crnn, resnet50, video, early, mid1, mid2 or late; `python -m models` says what each costs."""
     train_split: Several
-    """Split to train on; may be given several times."""
+    """Required. Split to train on; may be given several times."""
     valid_split: Several
-    """Split to choose the best checkpoint by; may be given several times."""
+    """Required. Split to choose the best checkpoint by; may be given several times."""
     out: str
     """The run's folder: checkpoints, metrics, curves. A directory or any fsspec URI."""
 
@@ -87,14 +87,14 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         require_counts(self, "steps", "batch_size", "group_size", "evaluate_every")
-        for name in ("seed", "mixup"):
-            require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        require_seeds(self)
+        require(self, "mixup", 0 <= self.mixup < math.inf, "0 or more")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "above 0")
         require(self, "warmup", self.warmup is None or 0 <= self.warmup <= self.steps, "0 to --steps")
         require(self, "group_size", self.batch_size % self.group == 0, f"a divisor of the batch, {self.batch_size}")
         require_distinct(self, "train_split", "valid_split")
         require(self, "precision", self.precision in get_args(Precision), ", ".join(get_args(Precision)))
-        make_order(self.order, 0, np.zeros(1), np.array([0, 1]), np.zeros(1))  # raises ValueError for no such order
+        require_order(self)
         self.model_fields()
 
     @property
@@ -145,11 +145,13 @@ def absolute_paths(options: TrainOptions, environment: dict[str, str] | None = N
         raise ValueError(
             f"expected --normalizer of a file on disk, got {options.normalizer}: copy it to where every worker sees it"
         )
-    given = {name: getattr(options, name) for name in ("store", "out", "normalizer")}
-    changes: dict[str, Any] = {
-        name: absolute_path(f"--{name}", path, environment) for name, path in given.items() if path is not None
-    }
-    return replace(options, **changes)
+    given = options.normalizer
+    return replace(
+        options,
+        store=absolute_folder("--store", options.store, environment),
+        out=absolute_folder("--out", options.out, environment),
+        normalizer=None if given is None else absolute_path("--normalizer", given, environment),
+    )
 
 
 def _value(text: str) -> bool | int | float | str:

@@ -48,19 +48,29 @@ class JobFolder:
             raise ValueError(f"{self.storage.uri} holds another run ({listed}): give another --out")
 
     def _parsed(self, config: bytes) -> dict[str, Any]:
-        try:
-            found = json.loads(config)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
+        found = _object_of(config)
+        if found is None:
             raise ValueError(f"{self.storage.url(self._config)} is no run's: give another --out")
         return found
 
     def summary(self) -> dict[str, Any] | None:
-        """What an ended run came to; None while it has not ended."""
+        """What an ended run came to; None while it has not ended. Raises ValueError where the file is damaged."""
         data, _ = self.storage.read_versioned(SUMMARY)
-        return None if data is None else json.loads(data)
+        if data is None:
+            return None
+        found = _object_of(data)
+        if found is None:
+            raise ValueError(f"{self.storage.url(SUMMARY)} is damaged: remove it, and the same command writes it again")
+        return found
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Ends the run."""
         self.storage.publish(SUMMARY, json.dumps(summary, indent=2, sort_keys=True).encode())
+
+
+def _object_of(data: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

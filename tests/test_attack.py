@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from training_runs import make_training_store, one_thread, small_options, train_
 from attacks.attack import attack, read_checkpoint
 from attacks.attack_folder import AttackFolder
 from attacks.attack_options import AttackOptions
+from attacks.universal_pgd import require_whole
 from models.checkpoint import CheckpointError
 from models.ranks import Ranks
 from pipeline.training import train
@@ -117,6 +119,34 @@ def test_a_finished_attack_does_nothing_again(place: Path, quiet: Path, monkeypa
     before = deltas_of(quiet)
     attack_here(options_for(place, quiet))
     assert deltas_of(quiet) == before
+
+
+def test_a_perturbation_that_is_lost_afterwards_is_written_again(place: Path, quiet: Path, tmp_path: Path) -> None:
+    shutil.copytree(quiet, tmp_path / "copy")
+    folder = AttackFolder(str(tmp_path / "copy"))
+    require_whole(folder)
+    assert folder.summary() is not None
+    lost = next((tmp_path / "copy/deltas").glob("*.npy"))
+    lost.unlink()
+    require_whole(folder)
+    assert folder.summary() is None
+    attack_here(options_for(place, tmp_path / "copy"))
+    assert deltas_of(tmp_path / "copy") == deltas_of(quiet)
+
+    lost.write_bytes(b"hello")
+    (tmp_path / "copy/state.npz").unlink()
+    with pytest.raises(ValueError, match="damaged"):
+        require_whole(folder)
+    (tmp_path / "copy/state.npz").write_bytes((quiet / "state.npz").read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"state\.npz is no readable state"):
+        require_whole(folder)
+
+
+def test_steps_that_lead_nowhere_are_a_warning(place: Path, tmp_path: Path) -> None:
+    options = options_for(place, tmp_path, objective=("bce",), passes=0.1, epsilon=(0.0,))
+    attack_here(options)
+    (words,) = json.loads((tmp_path / "summary.json").read_text())["warnings"]
+    assert words.startswith("no step did better on the select split than no perturbation at all: projected-l2-clip-eps")
 
 
 def test_many_perturbations_read_the_shards_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

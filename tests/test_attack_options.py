@@ -71,6 +71,8 @@ def test_no_bound() -> None:
         ({"mask": ("full",), "freq": ("0:20",)}, "--mask"),
         ({"mask": ("fool",)}, "expected full"),
         ({"freq": ("20:0",)}, "freq band"),
+        ({"seed": (1, -1)}, "--seed of 0 to 999999999"),
+        ({"order": "random"}, "expected an order of"),
         ({"freq": ("0:64", "0:64")}, "masks that differ"),
         ({"rule": ("accumulated",), "objective": ("rank",)}, "rule accumulated"),
         ({"rule": ("accumulated",), "epsilon": (math.inf,)}, "finite"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stores.job_folder import CONFIG, JobFolder
+from stores.job_folder import CONFIG, SUMMARY, JobFolder
 from stores.storage import Storage, Version
 
 CONFIGURATION = {"model": "csn", "steps": 6, "set": ["dropout=0.0"], "normalizer": None, "learning_rate": 4e-4}
@@ -88,3 +88,10 @@ def test_a_summary_says_that_the_run_has_ended(uri: str) -> None:
     summary = {"steps": 6, "best": {"step": 4, "mAP": None}, "quarantined": {}}
     folder.write_summary(summary)
     assert JobFolder(uri).summary() == summary
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff"])
+def test_a_summary_that_is_damaged_is_named(uri: str, content: bytes) -> None:
+    Storage(uri).publish(SUMMARY, content)
+    with pytest.raises(ValueError, match=r"summary\.json is damaged: remove it"):
+        JobFolder(uri).summary()

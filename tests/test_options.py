@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tyro
 
-from pipeline.options import JOB_VARIABLE, IngestOptions, absolute_paths
+from pipeline.options import JOB_VARIABLE, IngestOptions, absolute_folder, absolute_path, absolute_paths
 
 BASE = IngestOptions(store="s", source="dir:clips", segments=("mine=a.csv", "eval"))
 
@@ -44,6 +45,16 @@ def test_local_paths_are_made_absolute_for_workers_elsewhere() -> None:
     assert (fixed.labels, fixed.encoder_weights) == (f"{here}/l.csv", f"{here}/w.pth")
     kept = replace(BASE, store="s3://b/p", source="http:http://h/{ytid}", segments=("m=s3://b/l.csv",))
     assert absolute_paths(replace(kept, encoder_weights="random:0"), {}) == replace(kept, encoder_weights="random:0")
+
+
+def test_what_is_empty_or_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected --out of a path or a URI, got an empty one"):
+        absolute_folder("--out", "", {})
+    (tmp_path / "file").write_text("hello")
+    with pytest.raises(ValueError, match=r"expected --out of a folder, .*/file is a file"):
+        absolute_folder("--out", str(tmp_path / "file"), {})
+    assert absolute_path("--checkpoint", str(tmp_path / "file"), {}) == str(tmp_path / "file")
+    assert absolute_folder("--out", "s3://b/x", {JOB_VARIABLE: "1"}) == "s3://b/x"
 
 
 @pytest.mark.parametrize(

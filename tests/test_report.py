@@ -72,7 +72,10 @@ def test_usage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.C
 def test_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_minimal(tmp_path / "study")
     (tmp_path / "file").write_text("in the way")
-    assert run(monkeypatch, "--study", str(tmp_path / "study"), "--out", str(tmp_path / "file")) == EXIT_INTERNAL
+    study = str(tmp_path / "study")
+    assert run(monkeypatch, "--study", study, "--out", str(tmp_path / "file")) == EXIT_USAGE
+    assert "is a file" in capsys.readouterr().err
+    assert run(monkeypatch, "--study", study, "--out", str(tmp_path / "file/below")) == EXIT_INTERNAL
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -29,6 +29,6 @@ def test_relative_paths_are_refused_inside_a_job(options: ReportOptions) -> None
 
 
 def test_empty_ones_are_refused() -> None:
-    for study, out in (("", None), ("x", "")):
-        with pytest.raises(ValueError, match="expected --study"):
-            ReportOptions(study, out)
+    for study, out, flag in (("", None, "--study"), ("x", "", "--out")):
+        with pytest.raises(ValueError, match=f"expected {flag}"):
+            absolute_paths(ReportOptions(study, out), {})

@@ -62,6 +62,8 @@ STUDY = preset("icassp2021", "demo")
     [
         ({"models": ()}, "models: one or more"),
         ({"seeds": (1, 1)}, "seeds"),
+        ({"seeds": (-1,)}, "seeds of 0"),
+        ({"seeds": ("1",)}, "seeds of 0"),
         ({"transfer": ("nothing",)}, "nothing"),
         ({"floor": "nobody"}, "nobody"),
         ({"splits": {**STUDY.splits, "fit": ()}}, "none for fit"),

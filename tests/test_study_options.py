@@ -34,7 +34,10 @@ def test_a_study_from_a_file(tmp_path: Path) -> None:
     path.write_text(json.dumps(preset("icassp2021", "demo").to_dict()))
     assert parsed("--config", str(path)).study() == preset("icassp2021", "demo")
     path.write_text("{")
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"expected a study as JSON at .*study\.json: Expecting"):
+        parsed("--config", str(path)).study()
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"study\.json: expected a study as --print-config shows one.* no 'models'"):
         parsed("--config", str(path)).study()
     with pytest.raises(ValueError, match="expected a study as JSON"):
         parsed("--config", str(tmp_path / "none")).study()
@@ -45,6 +48,8 @@ def test_what_cannot_be_is_refused() -> None:
         StudyOptions("s", "o")
     with pytest.raises(ValueError, match="both or neither"):
         StudyOptions("s", "o", preset="icassp2021", config="x")
+    with pytest.raises(ValueError, match="--seed of 0"):
+        StudyOptions("s", "o", preset="icassp2021", seed=(-1,))
     with pytest.raises(ValueError, match="--at-once"):
         StudyOptions("s", "o", preset="icassp2021", at_once=0)
 

@@ -71,7 +71,7 @@ def test_a_minimal_study_says_what_it_lacks() -> None:
 
 
 def test_nothing_at_all_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="neither study.json nor any result"):
+    with pytest.raises(ValueError, match="no study.json and no result"):
         read_study(Storage(str(tmp_path)))
 
 

@@ -120,3 +120,11 @@ def test_steps_that_were_not_taken_are_told(tmp_path: Path) -> None:
     found["perturbations"][0]["still_share"] = 0.25
     path.write_text(json.dumps(found))
     assert "could not take some of their steps" in said(tmp_path) and "25.0%" in said(tmp_path)
+
+
+def test_damage_comes_first(tmp_path: Path) -> None:
+    small(tmp_path)
+    (tmp_path / "study.json").write_text("{")
+    (tmp_path / "evaluations/csn-s1/summary.json").write_text("{")
+    first, second, *_ = read(tmp_path).study.warnings
+    assert first.startswith("study.json is damaged") and second.startswith("evaluations/csn-s1/summary.json is damaged")

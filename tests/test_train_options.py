@@ -74,7 +74,7 @@ def test_the_rise_takes_a_tenth_of_a_short_run(steps: int, warmup: int) -> None:
         ({"evaluate_every": 0}, "--evaluate-every of at least 1"),
         ({"workers": 0}, "--workers of at least 1"),
         ({"cpus_per_worker": 0}, "--cpus-per-worker of at least 1"),
-        ({"seed": -1}, "--seed of 0 or more, got -1"),
+        ({"seed": -1}, "--seed of 0 to 999999999, got -1"),
         ({"reader_threads": -1}, "--reader-threads of 0 or more"),
         ({"mixup": -0.5}, "--mixup of 0 or more"),
         ({"mixup": float("nan")}, "--mixup of 0 or more"),

@@ -15,7 +15,7 @@ from rich.console import Console
 from attacks.study_options import StudyOptions, absolute_paths
 from attacks.study_runner import StudyFailed, environment_for, run_study
 from attacks.study_tasks import ROOT, StudyTasks
-from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, interrupt_on_sigterm
 from stores.job_folder import JobFolder
 from stores.layout import Store
 from stores.storage import StorageError
@@ -25,6 +25,7 @@ def main() -> int:
     """Runs a study and returns the exit code: 0 done, 2 usage, 3 a command failed, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = Console(highlight=False, soft_wrap=True)
+    interrupt_on_sigterm()
     try:
         options = absolute_paths(tyro.cli(StudyOptions, prog="study.py"))
         study = options.study()
@@ -42,6 +43,7 @@ def main() -> int:
     try:
         if not all(tasks.done(task) for task in tasks.tasks()):
             ray.init()
+            interrupt_on_sigterm()
             environment = environment_for(ray.get_runtime_context().gcs_address)
             run_study(tasks, environment, console.print, options.at_once)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError, StorageError, StudyFailed) as error:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 
 import ray
@@ -21,7 +20,7 @@ from pipeline.http_session import load_cookies
 from pipeline.options import IngestOptions, absolute_paths
 from pipeline.segments import read_segments
 from pipeline.splits import plan_split
-from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
+from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, interrupt_on_sigterm
 from stores.layout import Store
 from stores.storage import StorageError
 
@@ -30,7 +29,7 @@ def main() -> int:
     """Runs the ingest and returns its exit code: 0 done, 1 something is pending or failed, 2 usage, 3 a bug of ours."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = Console(stderr=False)
-    signal.signal(signal.SIGTERM, _stop)
+    interrupt_on_sigterm()
     try:
         options = absolute_paths(tyro.cli(IngestOptions, prog="ingest.py"))
         classes = read_class_list(options.labels)
@@ -58,6 +57,7 @@ def main() -> int:
     try:
         if work:  # a finished store is told about at once, without starting a cluster
             ray.init()
+            interrupt_on_sigterm()
     except (ConnectionError, TimeoutError, RuntimeError) as error:
         print(f"ingest: Ray cannot be reached: {error}", file=sys.stderr)
         return EXIT_INTERNAL
@@ -72,11 +72,6 @@ def main() -> int:
     for line in [*summary.lines(), *summary.reasons(options.max_failed_fraction)]:
         console.print(line, soft_wrap=True, highlight=False)
     return summary.exit_code(options.max_failed_fraction)
-
-
-def _stop(number: int, frame: object) -> None:
-    """SIGTERM is an interrupt: what is done is committed, and the same command goes on."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from models.checkpoint import CheckpointError
-from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, interrupt_on_sigterm
 from pipeline.trainer import Display, Job, RankOptions, RunFailed, run_on_workers
 from stores.job_folder import JobFolder
 from stores.storage import StorageError
@@ -43,6 +43,7 @@ def run_entry(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = Console()
+    interrupt_on_sigterm()
     try:
         options, folder = prepare()
         ended = folder.summary()
@@ -55,6 +56,7 @@ def run_entry(
         except (ConnectionError, TimeoutError, RuntimeError) as error:
             print(f"{name}: Ray cannot be reached: {error}", file=sys.stderr)
             return EXIT_INTERNAL
+        interrupt_on_sigterm()
         try:
             run_on_workers(job, options, display(console, options))
         except RunFailed as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,18 @@ from stores.manifest import CRASHED, OK, UNDECODABLE
 from stores.text import size_text
 
 EXIT_OK, EXIT_INCOMPLETE, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def interrupt_on_sigterm() -> None:
+    """Makes SIGTERM an interrupt: what is done is committed, and the same command goes on.
+
+    To be called again once Ray has started, which puts a handler of its own there that shows a stack.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,3 +94,23 @@ def test_ray_out_of_reach_is_said_in_one_line(entry: Entry, capsys: pytest.Captu
     assert entry(start=start) == EXIT_INTERNAL
     assert capsys.readouterr().err == "entry: Ray cannot be reached: no cluster at 10.0.0.1:6379\n"
     assert entry.ran == 0
+
+
+def test_sigterm_is_an_interrupt(
+    entry: Entry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where what was started has put a handler of its own, as Ray does."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def start() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def run(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(job_entry, "run_on_workers", run)
+    try:
+        assert entry(start=start) == EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "goes on from the last checkpoint" in capsys.readouterr().err

@@ -135,7 +135,8 @@ def test_without_a_bound_nothing_is_left_but_the_picture(demo_runs: DemoRuns, mo
 
 def test_objectives_by_what_they_take_from_held_out_clips(demo_runs: DemoRuns, model: str) -> None:
     """An open question, so it is reported and no direction is asked for: only that each is a real attack."""
-    options = options_for(demo_runs, model, "objectives", epsilon=(8.0,), objective=("bce", "rank", "bounded"))
+    objectives = ("bce", "rank", "bounded")
+    options = options_for(demo_runs, model, "objectives", epsilon=(30.0,), alpha=6.0, objective=objectives)
     done(options)
     deltas = read_deltas(options.out)
     conditions = [Condition("clean"), *(Condition("attacked", delta=one.values, of=one.id) for one in deltas)]
@@ -144,4 +145,4 @@ def test_objectives_by_what_they_take_from_held_out_clips(demo_runs: DemoRuns, m
     drops = {delta.spec.objective: clean - value for delta, value in zip(deltas, attacked, strict=True)}
     ratios = {name: drop / drops["bce"] for name, drop in drops.items()}
     logger.info("%s: clean mAP %.3f, drops %s, as parts of bce's %s", model, clean, drops, ratios)
-    assert set(drops) == {"bce", "rank", "bounded"} and all(np.isfinite(value) for value in ratios.values())
+    assert set(drops) == set(objectives) and min(drops.values()) > 0.05

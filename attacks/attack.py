@@ -22,6 +22,7 @@ import torch
 
 from attacks.attack_folder import AttackFolder, AttackState
 from attacks.attack_options import AttackOptions
+from attacks.attack_words import NOT_BETTER
 from attacks.gradients import Gradients, Rules, frozen
 from attacks.perturbation import SHAPE, Perturbation, measured
 from models.arithmetic import arithmetic_of
@@ -249,5 +250,5 @@ class _Run:
             found.append(f"{self.steps} steps of α {self.options.alpha:g} cannot reach ε {sizes}: give more --passes")
         zero = [item.spec.name for item in self.state.perturbations if item.best is None or not item.best.any()]
         if zero:
-            found.append(f"no step did better on the select split than no perturbation at all: {listed(zero, 3)}")
+            found.append(f"{NOT_BETTER}: {listed(zero, 3)}")
         return found + [f"left out: {file}: {reason}" for file, reason in reader.quarantined.items()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+NOT_BETTER = "no step did better on the select split than no perturbation at all"
+
 
 def look_words(line: Mapping[str, Any]) -> str:
     """A look at the select split: `step`, and `objectives` by name."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from attacks.attack_words import NOT_BETTER
 from attacks.facts import Fact, Study, values_of
 from stores.text import listed
 
@@ -39,7 +40,7 @@ def warnings_of(
     warnings = [
         *broken,
         *_splits(study, evaluations, attacks),
-        *(f"{folder}: {text}" for folder, found in attacks.items() for text in found.get("warnings", ())),
+        *_of_attacks(attacks),
         *_quarantine(study),
         *_commands(study),
         *_strength(study),
@@ -68,6 +69,16 @@ def _splits(
         if wanted and tuple(summary["split"]) != wanted:
             found.append(f"{folder}: scored on {'+'.join(summary['split'])}, the study says {'+'.join(wanted)}")
     return found
+
+
+def _of_attacks(attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What attacks warned of, but for what `_strength` says once for all of them."""
+    return [
+        f"{folder}: {text}"
+        for folder, found in attacks.items()
+        for text in found.get("warnings", ())
+        if not text.startswith(NOT_BETTER)
+    ]
 
 
 def _quarantine(study: Study) -> list[str]:
@@ -115,6 +126,10 @@ def _strength(study: Study) -> list[str]:
     if weak:
         named = listed([f"{fact.spec.name} on {fact.run}" for fact in weak if fact.spec], 3)
         found.append(f"{len(weak)} of {len(attacked)} attacks did no more harm than noise of their norm: {named}")
+    zero = [item for item in study.deltas if not item.record["norms"]["l2"]]
+    if zero:
+        named = listed([f"{item.name} against {item.run}" for item in zero], 3)
+        found.append(f"{len(zero)} of {len(study.deltas)} perturbations are zero, because {NOT_BETTER}: {named}")
     at_chance = [fact for fact in study.facts if fact.kind == "clean" and fact.place == "report" and _is_chance(fact)]
     if at_chance:
         runs = listed([fact.run for fact in at_chance], 6)

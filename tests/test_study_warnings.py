@@ -9,6 +9,7 @@ import pytest
 from report_samples import read, whole
 from study_folder import SPLITS, StudyFolder
 
+from attacks.attack_words import NOT_BETTER
 from attacks.masks import Mask
 from attacks.perturbation import Spec
 
@@ -128,3 +129,16 @@ def test_damage_comes_first(tmp_path: Path) -> None:
     (tmp_path / "evaluations/csn-s1/summary.json").write_text("{")
     first, second, *_ = read(tmp_path).study.warnings
     assert first.startswith("study.json is damaged") and second.startswith("evaluations/csn-s1/summary.json is damaged")
+
+
+def test_perturbations_that_are_zero_are_one_warning(tmp_path: Path) -> None:
+    small(tmp_path)
+    for seed in (0, 1):
+        path = tmp_path / f"attacks/csn-s{seed}/main/summary.json"
+        summary = json.loads(path.read_text())
+        (item,) = summary["perturbations"]
+        item["norms"] = dict.fromkeys(item["norms"], 0.0)
+        change(path, perturbations=[item], warnings=[f"{NOT_BETTER}: {item['name']}", "left out: x"])
+    found = [text for text in read(tmp_path).study.warnings if "zero" in text or NOT_BETTER in text]
+    assert len(found) == 1 and found[0].startswith("2 of 2 perturbations are zero")
+    assert "left out: x" in said(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from models.chance import Band
 from stores.storage import Storage
 
 NORMS: tuple[Norm, ...] = ("2", "inf", "1")
+OWN_PANELS = 4
 
 
 # ---------------------------------------------------------------- Figure 2
@@ -48,7 +50,24 @@ def panels(study: Study, storage: Storage) -> list[Gallery]:
         )
         if pictures or number == 0:
             found.append(Gallery(f"figure-2-{number + 1}", f"Figure 2: {variant.words}", caption, pictures))
+    if best and not any(gallery.pictures for gallery in found):
+        found += _own(study, storage, best.name)
     return found
+
+
+def _own(study: Study, storage: Storage, run: str) -> list[Gallery]:
+    """Where none of Figure 2's settings is there: what is, the largest balls first."""
+    pictures: list[Picture] = []
+    for item in sorted(study.deltas, key=lambda item: (-item.spec.epsilon, item.name)):
+        array = _array(storage, item) if item.run == run else None
+        if array is not None and array.any() and len(pictures) < OWN_PANELS:
+            spec = item.spec
+            key = RowKey("csn", spec.norm, spec.epsilon, spec.mask.freq, spec.mask.time)
+            picture = _panel(f"figure-2-own-{len(pictures) + 1}", key, item, array)
+            measured = picture.title.partition(" – ")[2]
+            pictures.append(replace(picture, title=f"{setting_words(setting_of(spec))} – {measured}"))
+    caption = f"Perturbations of {run} in the settings that this store has: what is added to every clip."
+    return [Gallery("figure-2-own", "In other settings", caption, tuple(pictures))] if pictures else []
 
 
 def _delta(study: Study, run: str, variant: Variant, key: RowKey) -> DeltaFacts | None:

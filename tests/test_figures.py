@@ -49,6 +49,21 @@ def test_panels_that_the_store_lacks_are_named(tmp_path: Path) -> None:
     assert not empty.pictures
 
 
+def test_where_no_setting_of_the_paper_is_there_what_is_is_drawn(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path, ("csn",), (0,))
+    study.train("csn-s0", "csn")
+    specs = [
+        Spec("projected", "2", scope, "bce", 0, Mask(), size) for scope in ("clip", "frame") for size in (3.0, 30.0)
+    ]
+    specs += [Spec("projected", "1", "clip", "bce", 0, Mask((0, 20)), 30.0)]
+    study.attack("csn-s0", "csn", specs=specs)
+    empty, own = panels(read(tmp_path).study, Storage(str(tmp_path)))
+    assert not empty.pictures and own.name == "figure-2-own" and len(own.pictures) == 4
+    titles = [picture.title for picture in own.pictures]
+    assert all("ε 30" in title for title in titles[:3]) and "ε 3; projected" in titles[3]
+    assert len(set(titles)) == 4 and all("measured l1" in title for title in titles)
+
+
 @pytest.mark.parametrize("damage", ["missing", "rubbish", "shape", "nan"])
 def test_a_perturbation_that_cannot_be_read_is_left_out(tmp_path: Path, damage: str) -> None:
     study = StudyFolder(tmp_path, ("csn",), (0,))

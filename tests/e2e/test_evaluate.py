@@ -34,7 +34,7 @@ def test_a_job_on_two_nodes_finds_what_one_process_finds(two_nodes: Cluster, pla
     flags = {"store": place / "store", "checkpoint": place / "late/best.pt", "split": "valid", "out": tmp_path / "job"}
     flags |= {"attack": place / "attack", "noise-draws": 2, "group-size": 4, "workers": 2, "cpus-per-worker": 1}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    job = submit(two_nodes, "python", "attacks/evaluate.py", *words)
+    job = submit(two_nodes, "attacks/evaluate.py", *words)  # by the bare file, as some type it
     shown, _ = job.communicate(timeout=280)
     assert job.returncode == 0, shown[-4000:]
     assert "attacked" in shown and "chance" in shown

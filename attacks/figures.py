@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -37,7 +36,7 @@ def panels(study: Study, storage: Storage) -> list[Gallery]:
         keys = {key: _delta(study, best.name, variant, key) if best else None for key in FIGURE_2.panels}
         made = [(key, item, _array(storage, item)) for key, item in keys.items() if item]
         pictures = tuple(
-            _panel(f"figure-2-{number + 1}-{place + 1}", key, item, array)
+            _panel(f"figure-2-{number + 1}-{place + 1}", key_words(key), item, array)
             for place, (key, item, array) in enumerate(made)
             if array is not None
         )
@@ -59,13 +58,12 @@ def _own(study: Study, storage: Storage, run: str) -> list[Gallery]:
     """Where none of Figure 2's settings is there: what is, the largest balls first."""
     pictures: list[Picture] = []
     for item in sorted(study.deltas, key=lambda item: (-item.spec.epsilon, item.name)):
+        if len(pictures) == OWN_PANELS:
+            break
         array = _array(storage, item) if item.run == run else None
-        if array is not None and array.any() and len(pictures) < OWN_PANELS:
-            spec = item.spec
-            key = RowKey("csn", spec.norm, spec.epsilon, spec.mask.freq, spec.mask.time)
-            picture = _panel(f"figure-2-own-{len(pictures) + 1}", key, item, array)
-            measured = picture.title.partition(" – ")[2]
-            pictures.append(replace(picture, title=f"{setting_words(setting_of(spec))} – {measured}"))
+        if array is not None and array.any():
+            words = setting_words(setting_of(item.spec))
+            pictures.append(_panel(f"figure-2-own-{len(pictures) + 1}", words, item, array))
     caption = f"Perturbations of {run} in the settings that this store has: what is added to every clip."
     return [Gallery("figure-2-own", "In other settings", caption, tuple(pictures))] if pictures else []
 
@@ -86,15 +84,14 @@ def _array(storage: Storage, item: DeltaFacts) -> np.ndarray | None:
     return array if array.shape == SHAPE and np.isfinite(array).all() else None
 
 
-def _panel(name: str, key: RowKey, item: DeltaFacts, array: np.ndarray) -> Picture:
-    norms = item.record["norms"]
+def _panel(name: str, words: str, item: DeltaFacts, array: np.ndarray) -> Picture:
+    spec, norms = item.spec, item.record["norms"]
     known = [(word, norms[at]) for at, word in (("l1", "l1"), ("l2", "l2"), ("linf", "l∞")) if at in norms]
     measured = ", ".join(f"{word} {value:.3g}" for word, value in known)
-    where = region_words(mask_of(key))
+    where = region_words(spec.mask)
     alt = f"Heat map of the perturbation {item.name}: 10 seconds across, 64 mel bins up, {where}; measured {measured}."
-    title = f"{key_words(key)} – measured {measured}"
-    heading = f"{norm_words(str(key.norm))}, ε {epsilon_words(key.epsilon or 0)}: {where.partition(' (')[0]}"
-    return Picture(name, title, alt, delta_chart(heading, array), "png")
+    heading = f"{norm_words(spec.norm)}, ε {epsilon_words(spec.epsilon)}: {where.partition(' (')[0]}"
+    return Picture(name, f"{words} – measured {measured}", alt, delta_chart(heading, array), "png")
 
 
 # ---------------------------------------------------------------- curves over ε

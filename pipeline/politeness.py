@@ -1,0 +1,221 @@
+"""When an egress may ask a source for the next video: a budget, a limiter of requests, and a circuit breaker.
+
+An egress is an address that a source sees us come from. Everything here is a function of the times that it is given
+(Unix time, in seconds), so that one actor can keep it for a whole cluster and write it down for the next one.
+
+A budget starts empty and is spent evenly. What was reserved when the breaker opens is void. The breaker is closed until
+the source says that we are too fast; then it is open, for a time that grows with each time in a row and is never
+shorter than what the source asked for; then one video is tried, and what comes of it closes the breaker or opens it
+again.
+
+Source: DESIGN.md section 5, "Politeness".
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+State = Literal["closed", "open", "half_open"]
+CALM_AFTER = 20  # answers after which being throttled once more is no longer "in a row"
+MINUTE = 60.0
+RECHECK_S = 5.0  # while a probe is under way
+EASED = 0.95  # a pace that was learnt is quickened by so much at every CALM_AFTER answers
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an egress may do.
+
+    Attributes:
+        videos_per_hour: None for no limit.
+        requests_per_second: None for no limit.
+        jitter: each gap between videos is stretched or shrunk by up to this share, so that the pace is no metronome.
+        cooldown_s, growth, longest_cooldown_s: how long the breaker stays open, the first time and in a row.
+        probe_s: how long the answer to a probe is waited for before another is made: its worker may be lost.
+    """
+
+    videos_per_hour: float | None = None
+    requests_per_second: float | None = None
+    jitter: float = 0.3
+    cooldown_s: float = 60.0
+    growth: float = 2.0
+    longest_cooldown_s: float = 3600.0
+    probe_s: float = 240.0
+
+    def __post_init__(self) -> None:
+        for name in ("videos_per_hour", "requests_per_second"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"expected {name} above 0, got {value}")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Leave to ask for a video.
+
+    Attributes:
+        egress: by which.
+        at: when; what opens the breaker before makes it void.
+        era: how often the breaker had opened when it was given.
+    """
+
+    egress: str
+    at: float
+    era: int
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Nobody may ask for anything now.
+
+    Attributes:
+        until: when to ask again.
+    """
+
+    until: float
+
+
+class Gate:
+    """One egress.
+
+    Args:
+        now: the time.
+        journal: what an earlier gate of this egress wrote down; it is not trusted to be whole.
+        rng: of the jitter.
+    """
+
+    def __init__(
+        self, name: str, limits: Limits, now: float, journal: Mapping[str, Any] | None = None, rng: Any = random
+    ) -> None:
+        self.name, self.limits, self._random = name, limits, rng
+        self.era, self.in_a_row = 0, 0
+        self.opened_until = self.paced_until = 0.0
+        self.learnt_gap_s = 0.0
+        self._answers = CALM_AFTER
+        self._probe_until: float | None = None
+        self._given: deque[float] = deque(maxlen=10_000)
+        self._next_request = now
+        for key, value in (journal or {}).items():
+            usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if usable and key in ("opened_until", "paced_until", "in_a_row", "learnt_gap_s"):
+                setattr(self, key, type(getattr(self, key))(max(0, value)))
+        if self.opened_until:
+            self._answers = 0
+        # Whatever happened before: a restart waits for its first turn like any other.
+        self.paced_until = max(self.paced_until, now + self._gap())
+
+    # ---------------------------------------------------------------- asking
+
+    def state(self, now: float) -> State:
+        """Whether the breaker lets all through, none, or one."""
+        if not self.opened_until:
+            return "closed"
+        return "open" if now < self.opened_until else "half_open"
+
+    def next_turn(self, now: float) -> float:
+        """When somebody who asks now would get a turn; with the breaker open, when it would be worth asking again."""
+        state = self.state(now)
+        if state == "open":
+            return self.opened_until
+        if state == "half_open" and self._is_probed(now):
+            return now + RECHECK_S
+        return max(now, self.paced_until)
+
+    def is_shut(self, now: float) -> bool:
+        """Whether nobody gets a turn now, not even a later one."""
+        state = self.state(now)
+        return state == "open" or (state == "half_open" and self._is_probed(now))
+
+    def _is_probed(self, now: float) -> bool:
+        return self._probe_until is not None and now < self._probe_until
+
+    def take(self, now: float) -> Turn:
+        """The next turn; `is_shut` must not hold."""
+        assert not self.is_shut(now)
+        at = self.next_turn(now)
+        if self.state(now) == "half_open":
+            self._probe_until = at + self.limits.probe_s
+        self.paced_until = at + self._gap()
+        self._given.append(at)
+        return Turn(self.name, at, self.era)
+
+    def take_request(self, now: float) -> float:
+        """When the next plain request may go out."""
+        at = max(now, self._next_request)
+        rate = self.limits.requests_per_second
+        self._next_request = at + (1 / rate if rate else 0.0)
+        return at
+
+    def holds(self, turn: Turn) -> bool:
+        """Whether a turn is still good."""
+        return turn.era == self.era
+
+    # ---------------------------------------------------------------- being told
+
+    def answered(self, now: float) -> None:
+        """The source answered, be it that the video is gone: we are not too fast."""
+        state = self.state(now)
+        if state == "open":
+            return  # asked for before it opened
+        if state == "half_open":
+            self.opened_until, self._probe_until = 0.0, None
+            self._answers = 0
+        self._answers += 1
+        if self._answers % CALM_AFTER == 0:
+            self.in_a_row = 0
+            self.learnt_gap_s *= EASED
+
+    def unanswered(self, now: float) -> None:
+        """Nothing can be told from what came: a probe is made again."""
+        if self.state(now) == "half_open":
+            self._probe_until = None
+
+    def throttled(self, now: float, retry_after_s: float | None = None) -> None:
+        """The source says that we are too fast."""
+        asked = now + (retry_after_s or 0.0)
+        if self.state(now) == "open":  # others were under way when it opened: once is enough
+            self.opened_until = max(self.opened_until, asked)
+            return
+        if self.state(now) == "closed":
+            self._learn(now)
+        self.era += 1
+        cooldown = min(self.limits.longest_cooldown_s, self.limits.cooldown_s * self.limits.growth**self.in_a_row)
+        self.in_a_row += 1
+        self.opened_until = max(asked, now + cooldown * (1 + self.limits.jitter * self._random.random()))
+        self.paced_until = max(now + self._gap(), min(self.paced_until, self.opened_until))
+        self._probe_until, self._answers = None, 0
+
+    def _learn(self, now: float) -> None:
+        """What was too fast is known now: from here on at most half of it."""
+        while self._given and self._given[0] <= now - MINUTE:
+            self._given.popleft()
+        lately = sum(at <= now for at in self._given)
+        if lately > 1:
+            self.learnt_gap_s = max(self.learnt_gap_s, 2 * MINUTE / lately)
+
+    def _gap(self) -> float:
+        budget = self.limits.videos_per_hour
+        spread = 1 + self.limits.jitter * (2 * self._random.random() - 1)
+        return max(self.learnt_gap_s, 3600.0 / budget * spread if budget else 0.0)
+
+    def journal(self) -> dict[str, float]:
+        """What the next gate of this egress needs to know, as JSON."""
+        return {
+            "opened_until": self.opened_until,
+            "paced_until": self.paced_until,
+            "in_a_row": self.in_a_row,
+            "learnt_gap_s": self.learnt_gap_s,
+        }
+
+
+def choose(gates: Sequence[Gate], now: float) -> Turn | Closed:
+    """The earliest turn that any of several egresses has; `Closed` where all are shut."""
+    open_ones = [gate for gate in gates if not gate.is_shut(now)]
+    if not open_ones:
+        return Closed(min(gate.next_turn(now) for gate in gates))
+    return min(open_ones, key=lambda gate: gate.next_turn(now)).take(now)

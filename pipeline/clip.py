@@ -21,6 +21,7 @@ class FetchOptions:
         deadline_s: seconds for everything that one segment needs; then it is `unreachable`.
         max_bytes: what one segment may move over the network, and what its media may have; beyond it is `undecodable`.
         proxy: its URL; None: the environment's; "": none.
+        source_address: the local address that connections are made from; None: the system's choice.
         cookie_file: cookies in Netscape format; read, never written.
         ca_file: certificates to trust instead of the bundled ones (PEM) when media are read.
         keep: a directory gives the segment's bytes too, cut out of longer files; otherwise files stay where they are.
@@ -33,6 +34,7 @@ class FetchOptions:
     deadline_s: float = 180.0
     max_bytes: int = 256 * MIB
     proxy: str | None = None
+    source_address: str | None = None
     cookie_file: str | None = None
     ca_file: str | None = None
     keep: bool = False

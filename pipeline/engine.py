@@ -12,7 +12,7 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,12 +27,15 @@ from pipeline.column_shard import ColumnReport, EncoderUnavailable, build_column
 from pipeline.columns import Column
 from pipeline.decode_process import DecodeOptions
 from pipeline.decoder import Decoder, DecoderUnavailable
+from pipeline.egress import Egress
 from pipeline.encoder_pool import A_BYTE, EncoderPool
-from pipeline.failures import Cause
 from pipeline.fetch import open_source
+from pipeline.gatekeeper_actor import Entry, RayDoor, gatekeeper
 from pipeline.media_shard import FetchPolicy, MediaReport, build_media_shard
 from pipeline.media_source import MediaGone, MediaSource
 from pipeline.options import IngestOptions
+from pipeline.permits import Paced, Source, Unpaced
+from pipeline.politeness import Limits
 from pipeline.progress import ProgressDisplay
 from pipeline.segments import Segment
 from pipeline.splits import Split
@@ -61,6 +64,8 @@ class JobContext:
     store: str
     source: str
     fetch: FetchOptions
+    egresses: tuple[Egress, ...]
+    limits: Mapping[str, Limits]
     policy: FetchPolicy
     columns: tuple[Column, ...]
     processes: int
@@ -108,9 +113,27 @@ class TallyClient:
 
 
 @functools.lru_cache(maxsize=2)
-def _fetcher(source: str, options: FetchOptions) -> Fetcher:
-    """One fetcher per worker process: it keeps connections, sessions and folder listings."""
+def _files(source: str, options: FetchOptions) -> Fetcher:
+    """One fetcher of a folder per worker process: it keeps the listing."""
     return open_source(source, options)
+
+
+_sources: dict[tuple[str, str, FetchOptions, tuple[Egress, ...]], Source] = {}
+
+
+def _source(context: JobContext, keeper: Any) -> Source:
+    """One source per worker process: it keeps connections and sessions, for each egress."""
+    if context.source_is_folder:
+        return Unpaced(_files(context.source, context.fetch))
+    key = (context.store, context.source, context.fetch, context.egresses)
+    if key not in _sources:
+        open_by = {
+            egress.name: functools.partial(open_source, context.source, egress.options(context.fetch))
+            for egress in context.egresses
+        }
+        limited = frozenset(name for name, limits in context.limits.items() if limits.requests_per_second)
+        _sources[key] = Paced(RayDoor(keeper, Entry(context.store, context.limits)), open_by, limited)
+    return _sources[key]
 
 
 _decoders: dict[tuple[DecodeOptions, int], Decoder] = {}
@@ -126,13 +149,14 @@ def _decoder(options: DecodeOptions, processes: int) -> Decoder:
 
 
 @ray.remote(num_cpus=0, memory=A_BYTE, max_retries=-1, scheduling_strategy="SPREAD")
-def fetch_task(context: JobContext, split: str, shard: int, segments: list[Segment], tally: Any) -> MediaReport:
+def fetch_task(
+    context: JobContext, split: str, shard: int, segments: list[Segment], keeper: Any, tally: Any
+) -> MediaReport:
     """Runs `build_media_shard` on some node."""
     progress = TallyClient(tally)
-    store = Store.open(context.store)
-    fetcher = _fetcher(context.source, context.fetch)
+    store, source = Store.open(context.store), _source(context, keeper)
     try:
-        return build_media_shard(store, split, shard, segments, fetcher, context.policy, progress=progress)
+        return build_media_shard(store, split, shard, segments, source, context.policy, progress=progress)
     finally:
         progress.flush()
 
@@ -150,7 +174,7 @@ def column_task(
     """Runs `build_column_shards` on some node."""
     progress = TallyClient(tally)
     store = Store.open(context.store)
-    files = _fetcher(context.source, replace(context.fetch, keep=False)) if context.source_is_folder else None
+    files = _files(context.source, replace(context.fetch, keep=False)) if context.source_is_folder else None
     try:
         return build_column_shards(
             store,
@@ -197,6 +221,7 @@ class IngestRun:
         self._hold_until = 0.0  # no fetch is submitted before: a source asked for a pause
         self._ready: dict[str, list[_Step]] = {"fetch": [], "columns": []}
         self._running: dict[Any, _Step] = {}
+        self._keeper: Any = None
         self._encoders: dict[str, EncoderPool] = {}
         self._totals = Summary()
         self._states: list[ShardState] = []
@@ -264,12 +289,15 @@ class IngestRun:
             return max(1, int(ray.cluster_resources().get("CPU", 1) // self.options.cpus_per_shard)) + 1
         if self.options.fetch_shards is not None:
             return self.options.fetch_shards
-        return 1 if self.options.per_hour else 2 * sum(node["Alive"] for node in ray.nodes())
+        if self.options.per_hour:  # more would only leave more shards unfinished
+            return len(self.context.egresses)
+        return 2 * sum(node["Alive"] for node in ray.nodes())
 
     # ---------------------------------------------------------------- the loop
 
     def _work(self, states: Sequence[ShardState]) -> None:
         tally = TallyActor.remote()
+        self._keeper = None if self.context.source_is_folder else gatekeeper()
         fetches = sum(state.planned for state in states if state.ledger is None)
         decodes = sum(state.planned for state in states if state.ledger is None or state.stale(self.columns))
         with ProgressDisplay(self.console, fetches, decodes if self.columns else 0) as display:
@@ -291,7 +319,7 @@ class IngestRun:
             segments = split.segments(state.shard)
             reference: Any
             if kind == "fetch":
-                reference = fetch_task.remote(self.context, split.name, state.shard, segments, tally)
+                reference = fetch_task.remote(self.context, split.name, state.shard, segments, self._keeper, tally)
             else:
                 arguments = (segments, state.labels, self._start_encoders(), tally)
                 task = column_task.options(num_cpus=self.options.cpus_per_shard)
@@ -333,9 +361,8 @@ class IngestRun:
         self._totals.tried += report.tried
         before = state.ledger["traffic"] if state.ledger else 0
         waiting = report.summary["next_attempt"]
-        if waiting is not None and Cause.THROTTLED in report.summary["pending"]:
-            pause = (datetime.fromisoformat(waiting) - datetime.now(UTC)).total_seconds()
-            self._hold_until = max(self._hold_until, time.monotonic() + min(pause, LONGEST_HOLD_S))
+        if report.shut_s:
+            self._hold_until = max(self._hold_until, time.monotonic() + min(report.shut_s, LONGEST_HOLD_S))
         if not report.committed and waiting is not None:
             delay = (datetime.fromisoformat(waiting) - datetime.now(UTC)).total_seconds()
             self._push("fetch", state, delay)
@@ -373,8 +400,6 @@ def _context(options: IngestOptions, columns: tuple[Column, ...]) -> JobContext:
         retry=options.retry_causes,
         retry_delay_s=options.retry_delay,
         wait_s=options.wait,
-        # Each shard under way paces itself, so together they keep within the budget.
-        per_hour=options.per_hour and options.per_hour / (options.fetch_shards or 1),
     )
     fetch = FetchOptions(
         proxy=options.proxy,
@@ -387,6 +412,8 @@ def _context(options: IngestOptions, columns: tuple[Column, ...]) -> JobContext:
         store=options.store,
         source=options.source,
         fetch=fetch,
+        egresses=options.egress_list,
+        limits={one.name: one.limits(options.per_hour, options.requests_per_second) for one in options.egress_list},
         policy=policy,
         columns=columns,
         processes=options.cpus_per_shard,

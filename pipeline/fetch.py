@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from pipeline.clip import FetchedClip, Fetcher, FetchOptions
@@ -40,8 +41,11 @@ def source_kind(text: str) -> SourceKind:
     )
 
 
-def open_source(text: str, options: FetchOptions) -> Fetcher:
+def open_source(text: str, options: FetchOptions, before_request: Callable[[], None] | None = None) -> Fetcher:
     """The fetcher of a source; to be made in the process that uses it.
+
+    Args:
+        before_request: called before each HTTP request; it may wait.
 
     Raises:
         ValueError: the text is none, or what it names (folder, cookie file) cannot be used.
@@ -50,11 +54,12 @@ def open_source(text: str, options: FetchOptions) -> Fetcher:
     if kind == "dir":
         return DirectoryFetcher(text.removeprefix("dir:"), options)
     if kind == "http":
-        return HttpFetcher(UrlTemplate(_url(text)), options)
+        return HttpFetcher(UrlTemplate(_url(text)), options, before_request)
     # Imported here because yt-dlp takes half a second, which the other sources need not spend.
     from pipeline.youtube import YtdlpFetcher
 
-    return YtdlpFetcher(UrlTemplate(YOUTUBE_URL if kind == "youtube" else _url(text)), options, origin=kind)
+    template = UrlTemplate(YOUTUBE_URL if kind == "youtube" else _url(text))
+    return YtdlpFetcher(template, options, origin=kind, before_request=before_request)
 
 
 def _url(text: str) -> str:

@@ -99,24 +99,28 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
+    def __init__(self, source_address: str | None) -> None:
+        self._from = (source_address, 0) if source_address else None
+        super().__init__(pool_connections=8, pool_maxsize=2, max_retries=0)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
+        super().init_poolmanager(*args, **kwargs, source_address=self._from)
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager = super().proxy_manager_for(proxy, **kwargs, source_address=self._from)
         if not proxy.lower().startswith("socks"):  # whose pools make the connection through the proxy
             manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
         return manager
 
 
 def new_session(options: FetchOptions) -> requests.Session:
-    """A session for one thread, with the proxy, certificates and cookies of the options.
+    """A session for one thread, with the proxy, address, certificates and cookies of the options.
 
     Raises: ValueError where the cookie file is missing or not in Netscape format.
     """
     session = requests.Session()
-    adapter = _Adapter(pool_connections=8, pool_maxsize=2, max_retries=0)
+    adapter = _Adapter(options.source_address)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     session.headers["User-Agent"] = options.user_agent

@@ -36,8 +36,8 @@ def main() -> int:
         columns = build_columns(options.column_names, options.encoder_options)
         if options.kind == "dir":
             open_source(options.source, FetchOptions()).close()  # a folder that is not there is found before all else
-        if options.cookies:
-            load_cookies(options.cookies)
+        for cookies in {options.cookies, *(egress.cookies for egress in options.egress_list)} - {None}:
+            load_cookies(str(cookies))
         tables = []
         for argument in options.segments:
             listed = resolve_segments(argument)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipeline.clip import FetchedClip, Fetcher
+from pipeline.clip import FetchedClip
 from pipeline.failures import POLICIES, Cause, FetchFailure, next_try_s
-from pipeline.pacing import Brake, Pacer
+from pipeline.permits import Shut, Source, Stopped
 from pipeline.segments import Segment
 from stores.layout import Store, StoreError
 from stores.ledger import FAILED, FETCHED, PENDING, Ledger, LedgerRow, commit_ledger, ledger_summary, read_ledger
@@ -40,7 +40,6 @@ class FetchPolicy:
         retry_delay_s: wait after a first failure that may pass; grows with each further one. None: as
             `pipeline.failures.POLICIES` says.
         wait_s: a clip that is due again within this time holds the shard's commit back.
-        per_hour: fetches an hour by this process; None for no limit.
         keep_spool: leave the spool after the commit, because columns will be made from it.
     """
 
@@ -50,7 +49,6 @@ class FetchPolicy:
     retry: frozenset[Cause] = frozenset()
     retry_delay_s: float | None = None
     wait_s: float = 300.0
-    per_hour: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,7 @@ class MediaReport:
         committed: whether the ledger holds all of it; else the shard waits for `summary["next_attempt"]`.
         summary: of the ledger as it is or will be, see `stores.ledger.ledger_summary`.
         tried: clips that the source was asked for in this call.
+        shut_s: seconds for which no egress may be used; 0 where one may.
         seconds: time spent, by stage.
     """
 
@@ -69,6 +68,7 @@ class MediaReport:
     committed: bool
     summary: dict[str, Any]
     tried: int
+    shut_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -77,7 +77,7 @@ def build_media_shard(
     split: str,
     shard: int,
     segments: Sequence[Segment],
-    fetcher: Fetcher,
+    source: Source,
     policy: FetchPolicy,
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -87,6 +87,7 @@ def build_media_shard(
 
     Args:
         segments: the shard's planned segments, in order.
+        source: where from, and how politely.
         now: the clock, UTC.
         progress: called with counts (`fetched=1`, `traffic=…`) as clips end.
 
@@ -101,20 +102,20 @@ def build_media_shard(
     due = [row for row in rows if row.is_due(began) or _is_retried(row, ledger, policy)]
     # Throttled clips go last: one address that never answers must not keep the others from their turn.
     due.sort(key=lambda row: (row.cause == Cause.THROTTLED, row.attempts, row.position))
-    tried = 0
-    for row in _fetch_all(due, segments, fetcher, spool, policy, now):
+    tried, shut_s = 0, 0.0
+    for row, wait_s in _fetch_all(due, segments, source, spool, policy, now):
         if row.attempts > rows[row.position].attempts:
             tried += 1
             progress(**{row.status: 1})
-        rows[row.position] = row
+        rows[row.position], shut_s = row, max(shut_s, wait_s)
     seconds = {"fetch": (now() - began).total_seconds()}
-    if _comes_back_soon(rows, now(), policy):
+    if shut_s or _comes_back_soon(rows, now(), policy):
         summary = ledger_summary(split, shard, rows, ledger.tars if ledger else {})
-        return MediaReport(split, shard, False, summary, tried, seconds)
+        return MediaReport(split, shard, False, summary, tried, shut_s, seconds)
     began = now()
     summary = _commit(store, split, shard, rows, ledger, spool, policy)
     seconds["media"] = (now() - began).total_seconds()
-    return MediaReport(split, shard, True, summary, tried, seconds)
+    return MediaReport(split, shard, True, summary, tried, seconds=seconds)
 
 
 def _rows_so_far(segments: Sequence[Segment], ledger: Ledger | None, spool: Spool) -> list[LedgerRow]:
@@ -138,32 +139,31 @@ def _is_retried(row: LedgerRow, ledger: Ledger | None, policy: FetchPolicy) -> b
 def _fetch_all(
     due: Sequence[LedgerRow],
     segments: Sequence[Segment],
-    fetcher: Fetcher,
+    source: Source,
     spool: Spool,
     policy: FetchPolicy,
     now: Callable[[], datetime],
-) -> Iterator[LedgerRow]:
-    """Yields each due row's outcome as it comes; all are in the spool by then, if anything would be lost."""
-    pacer, brake, stop = Pacer(policy.per_hour), Brake(), threading.Event()
+) -> Iterator[tuple[LedgerRow, float]]:
+    """Yields each due row's outcome as it comes, and for how long no egress may be used.
 
-    def fetch_one(row: LedgerRow) -> LedgerRow:
-        if not stop.is_set() and not brake.pulled:
-            pacer.wait()
-        if stop.is_set():
-            return row
-        if brake.pulled:
-            return replace(row, not_before=now() + timedelta(seconds=brake.seconds))
+    What was fetched is in the spool by then, if anything would be lost.
+    """
+    stop = threading.Event()
+
+    def fetch_one(row: LedgerRow) -> tuple[LedgerRow, float]:
         try:
-            clip = fetcher.fetch(segments[row.position])
+            clip = source.fetch(segments[row.position], stop)
+        except Stopped:
+            return row, 0.0
+        except Shut as shut:
+            return replace(row, not_before=now() + timedelta(seconds=shut.wait_s)), shut.wait_s
         except FetchFailure as failure:
             outcome, data = _after_failure(row, failure, policy, now()), None
-            if failure.cause == Cause.THROTTLED and outcome.not_before is not None:
-                brake.pull((outcome.not_before - now()).total_seconds())
         else:
             outcome, data = _after_fetch(row, clip, now()), clip.data
         if data is not None or outcome.status != FETCHED:  # a file that stays where it is costs nothing to find again
             spool.put(outcome, data)
-        return outcome
+        return outcome, 0.0
 
     with ThreadPoolExecutor(policy.threads, thread_name_prefix="fetch") as pool:
         futures = [pool.submit(fetch_one, row) for row in due]
@@ -219,6 +219,8 @@ def _after_failure(row: LedgerRow, failure: FetchFailure, policy: FetchPolicy, a
 
 def _wait_s(failure: FetchFailure, tries: int, policy: FetchPolicy) -> float | None:
     """Seconds until the next try, at least what the source asked for; None when there is none."""
+    if failure.cause == Cause.THROTTLED and failure.retry_after_s is not None:
+        return failure.retry_after_s  # who keeps the egresses knows when one of them may be used again
     wait_s = next_try_s(failure.cause, tries, failure.retry_after_s)
     if wait_s is None or policy.retry_delay_s is None:
         return wait_s

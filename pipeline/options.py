@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import tyro
 
 from pipeline.columns import EncoderOptions, feature_names
+from pipeline.egress import PROXIES, Egress, is_proxy, read_egresses
 from pipeline.failures import Cause
 from pipeline.fetch import source_kind
 from pipeline.weights import resolve_weights
@@ -19,7 +20,6 @@ from pipeline.weights import resolve_weights
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 RETRIED = (Cause.GONE, Cause.GONE_HERE, Cause.UNREACHABLE, Cause.UNDECODABLE)  # the causes that fail a clip
 LONGEST_WAIT_S = 30 * 86_400.0
-PROXIES = ("http", "https", "socks4", "socks5", "socks5h")
 SLOWEST_PER_HOUR = 0.01  # one in four days
 YOUTUBE_PER_HOUR = 300.0  # what a guest session is given (VIDEO.md section 4)
 
@@ -75,11 +75,17 @@ class IngestOptions:
     wait: float = 300.0
     """Wait for pending clips that come due within so many seconds, instead of leaving them to the next run."""
     videos_per_hour: float | None = None
-    """Budget of fetches. Default: 300 for youtube, none for others. A budget is kept by one fetching task at a time."""
+    """Budget of videos asked for, of each egress, kept over the whole cluster and across restarts. Default: 300 for
+    youtube, none for others."""
+    requests_per_second: float | None = None
+    """Limit of plain HTTP requests of each egress. Default: none."""
+    egresses: str | None = None
+    """TOML file of the addresses to fetch from: a table each, with proxy, cookies, source_address, videos_per_hour,
+    requests_per_second, as far as they are other than the flags'."""
     fetch_threads: int = 8
     """Clips that one shard fetches at once."""
     fetch_shards: int | None = None
-    """Shards that fetch at once. Default: two per node; one where there is a budget."""
+    """Shards that fetch at once. Default: two per node; one per egress where there is a budget."""
     read_timeout: float = 20.0
     """Seconds to wait for the next bytes of an answer."""
     fetch_deadline: float = 180.0
@@ -104,12 +110,12 @@ class IngestOptions:
                 raise ValueError(f"expected --{name.replace('_', '-')} of at least 1, got {getattr(self, name)}")
         if not self.store or self.store.startswith("memory:"):
             raise ValueError(f"expected --store of a directory or a bucket's URI, got {self.store!r}")
-        if self.proxy and urlsplit(self.proxy).scheme not in PROXIES:
+        if self.proxy and not is_proxy(self.proxy):
             raise ValueError(f"expected --proxy of {', '.join(PROXIES)}://host:port, got {self.proxy!r}")
         if self.videos_per_hour is not None and 0 < self.videos_per_hour < SLOWEST_PER_HOUR:
             raise ValueError(f"expected --videos-per-hour of at least {SLOWEST_PER_HOUR}, got {self.videos_per_hour}")
         positive = ("encoder_gpus", "fps", "seconds_per_clip", "retry_delay", "videos_per_hour", "read_timeout")
-        for name in (*positive, "fetch_deadline"):
+        for name in (*positive, "fetch_deadline", "requests_per_second"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"expected --{name.replace('_', '-')} above 0, got {value}")
@@ -148,6 +154,11 @@ class IngestOptions:
     def per_hour(self) -> float | None:
         """Budget of fetches an hour."""
         return YOUTUBE_PER_HOUR if self.videos_per_hour is None and self.kind == "youtube" else self.videos_per_hour
+
+    @cached_property
+    def egress_list(self) -> tuple[Egress, ...]:
+        """The addresses to fetch from. Raises ValueError where the file is none."""
+        return read_egresses(self.egresses) if self.egresses else (Egress(),)
 
     def encoder_options(self, architecture: str) -> EncoderOptions | None:
         """How a clip encoder is run; None without weights. Raises ValueError when the weights cannot be had."""
@@ -206,7 +217,7 @@ def absolute_paths(options: IngestOptions, environment: dict[str, str] | None = 
         name, equals, path = item.partition("=")
         lists.append(fix("--segments", f"{name}=", path) if equals else item)
     changes["segments"] = tuple(lists)
-    for flag in ("labels", "cookies", "encoder_weights"):
+    for flag in ("labels", "cookies", "encoder_weights", "egresses"):
         path = getattr(options, flag)
         if path is not None and not (flag == "encoder_weights" and (path == "ig65m" or path.startswith("random:"))):
             changes[flag] = fix(f"--{flag.replace('_', '-')}", "", path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
@@ -26,18 +26,27 @@ class Spending:
     """What fetching one segment has cost so far, over all its files and tries, and the limits of it.
 
     Attributes:
+        before_request: waits until one more request may go out.
         ends_at: `time.monotonic()` at which it is over.
         traffic: body bytes received.
         requests: HTTP requests sent, redirects included.
     """
 
     options: FetchOptions
+    before_request: Callable[[], None] | None = None
     ends_at: float = field(init=False)
     traffic: int = 0
     requests: int = 0
 
     def __post_init__(self) -> None:
         self.ends_at = time.monotonic() + self.options.deadline_s
+
+    def request(self) -> None:
+        """Counts a request that is about to go out, when it may. Raises FetchFailure where the time is over."""
+        if self.before_request is not None:
+            self.before_request()
+            self.remaining_s()
+        self.requests += 1
 
     def remaining_s(self) -> float:
         """Seconds left, > 0. Raises FetchFailure (`unreachable`) when there are none."""
@@ -86,8 +95,8 @@ class RemoteUrl:
         raise FetchFailure(Cause.UNREACHABLE, f"more than {MAX_REDIRECTS} redirects")
 
     def _send(self, first: int, last: int) -> requests.Response:
+        self.spending.request()
         options, left = self.spending.options, self.spending.remaining_s()
-        self.spending.requests += 1
         try:
             return self._session.get(
                 self._url,

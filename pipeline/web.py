@@ -36,11 +36,16 @@ class HttpFetcher:
     """Files behind a URL template: whole videos, or the segments' clips already.
 
     `fetch` may be called from several threads at once.
+
+    Args:
+        before_request: called before each HTTP request; it may wait.
     """
 
-    def __init__(self, template: UrlTemplate, options: FetchOptions) -> None:
+    def __init__(
+        self, template: UrlTemplate, options: FetchOptions, before_request: Callable[[], None] | None = None
+    ) -> None:
         self._template = template
-        self._options = options
+        self._options, self._before_request = options, before_request
         self._sessions: Pool[requests.Session] = Pool(lambda: new_session(options), lambda session: session.close())
         with self._sessions.borrow():
             pass  # a cookie file that cannot be read should fail here, not at the first clip
@@ -48,7 +53,7 @@ class HttpFetcher:
     def fetch(self, segment: Segment) -> FetchedClip:
         """The segment's media. Raises FetchFailure."""
         media = [MediaUrl(self._template.url(segment))]
-        spending = Spending(self._options)
+        spending = Spending(self._options, self._before_request)
         with self._sessions.borrow() as session:
             try:
                 return self._fetch(session, media, segment, spending)

@@ -6,7 +6,7 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +55,7 @@ class _Resolver(YoutubeDL):
     def urlopen(self, req: Any) -> Any:
         if self.spending is not None:
             self.spending.remaining_s()
-            self.spending.requests += 1
+            self.spending.request()
         return super().urlopen(req)
 
 
@@ -66,6 +66,7 @@ class YtdlpFetcher:
 
     Args:
         extractors: yt-dlp `InfoExtractor` classes that are asked before yt-dlp's own.
+        before_request: called before each HTTP request; it may wait.
 
     Raises:
         ValueError: a cookie file that cannot be read.
@@ -78,9 +79,10 @@ class YtdlpFetcher:
         *,
         origin: Literal["youtube", "ytdlp"] = "ytdlp",
         extractors: Sequence[type] = (),
+        before_request: Callable[[], None] | None = None,
     ) -> None:
         self._template = template
-        self._options = options
+        self._options, self._before_request = options, before_request
         self._origin = origin
         self._extractors = tuple(extractors)
         self._lock = threading.Lock()
@@ -95,7 +97,7 @@ class YtdlpFetcher:
 
     def fetch(self, segment: Segment) -> FetchedClip:
         """The segment's media. Raises FetchFailure."""
-        spending = Spending(self._options)
+        spending = Spending(self._options, self._before_request)
         with self._tools.borrow() as tool:
             clip = self._fetch_unless_refused(tool, segment, spending)
             if clip is None:
@@ -185,6 +187,7 @@ class YtdlpFetcher:
             # Whether a video is tried again is decided over all of them, see pipeline.failures.
             "extractor_retries": 0,
             "proxy": options.proxy,
+            "source_address": options.source_address,
             # A stream, because yt-dlp writes cookies back to a file, and several would at once.
             "cookiefile": io.StringIO(cookies) if cookies is not None else None,
             **options.ytdlp_params,

@@ -22,6 +22,7 @@ from pipeline.decode_process import DecodeOptions
 from pipeline.decoder import Decoder
 from pipeline.media_shard import FetchPolicy, build_media_shard
 from pipeline.media_source import MediaGone, MediaSource
+from pipeline.permits import Unpaced
 from pipeline.weights import resolve_weights
 from stores.layout import Store, StoreError
 from stores.manifest import read_manifest
@@ -62,7 +63,7 @@ class Bench:
 
     def fetch(self, **changes: Any):
         policy = replace(FetchPolicy(wait_s=0.0), **changes)
-        return build_media_shard(self.store, "eval", 0, self.planned, Positioned(self.fetcher), policy)
+        return build_media_shard(self.store, "eval", 0, self.planned, Unpaced(Positioned(self.fetcher)), policy)
 
     def compute(self, columns: tuple[Column, ...] | None = None):
         columns = columns or self.columns

@@ -7,11 +7,13 @@ import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import gate_doors
 import pytest
 from scripted_fetcher import ScriptedFetcher, segments
 
 from pipeline.failures import Cause, FetchFailure
 from pipeline.media_shard import FetchPolicy, build_media_shard
+from pipeline.permits import Unpaced
 from stores.layout import Store, StoreError
 from stores.ledger import read_ledger
 from stores.spool import Spool
@@ -38,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def build(store: Store, fetcher: ScriptedFetcher, policy: FetchPolicy = NO_WAIT, clock: Clock | None = None):
-    return build_media_shard(store, "eval", 0, PLANNED, fetcher, policy, now=clock or Clock())
+    return build_media_shard(store, "eval", 0, PLANNED, Unpaced(fetcher), policy, now=clock or Clock())
 
 
 def rows(store: Store):
@@ -108,19 +110,33 @@ def test_unreachable_is_given_up_after_three_rounds_and_not_before_its_time(stor
     assert (rows(store)[0].status, rows(store)[0].attempts) == ("failed", 3)
 
 
-def test_throttling_stops_the_shard_and_never_becomes_a_loss(store: Store) -> None:
-    clock = Clock()
-    throttled = FetchFailure(Cause.THROTTLED, "HTTP status 429", 40.0)
-    fetcher = ScriptedFetcher({KEYS[0]: [throttled] * 9 + [b"at last"]})
-    build(store, fetcher, FetchPolicy(threads=1, wait_s=0.0), clock)
+def test_throttling_stops_the_shard_and_never_becomes_a_loss(store: Store, tmp_path: Path) -> None:
+    clock, seconds = Clock(), gate_doors.Clock()
+    fetcher = ScriptedFetcher({KEYS[0]: [FetchFailure(Cause.THROTTLED, "HTTP status 429", 40.0)] * 9 + [b"at last"]})
+    source = gate_doors.paced(tmp_path, seconds, {"home": fetcher})
+    policy = FetchPolicy(threads=1, wait_s=0.0)
+    report = build_media_shard(store, "eval", 0, PLANNED, source, policy, now=clock)
     assert fetcher.asked == {KEYS[0]: 1}  # nobody else was asked for after the first 429
-    assert {row.status for row in rows(store)} == {"pending"}
-    assert rows(store)[0].not_before >= clock.time + timedelta(seconds=40)
+    assert report.shut_s == 60 and not report.committed  # it is waited for: the others are not even due
+    assert read_ledger(store, "eval", 0) is None and Spool(store, "eval", 0).rows()[0].cause == "throttled"
     for _ in range(9):
-        clock.time += timedelta(days=1)
-        build(store, fetcher, FetchPolicy(threads=1, wait_s=0.0), clock)
-    assert {row.status for row in rows(store)} == {"fetched"}
-    assert rows(store)[0].attempts == 10
+        seconds.now += 7200
+        clock.time += timedelta(hours=2)
+        report = build_media_shard(store, "eval", 0, PLANNED, source, policy, now=clock)
+    assert report.committed and {row.status for row in rows(store)} == {"fetched"}
+    assert rows(store)[0].attempts == 10 and fetcher.asked == {**dict.fromkeys(KEYS, 1), KEYS[0]: 10}
+
+
+def test_another_address_goes_on(store: Store, tmp_path: Path) -> None:
+    """What one address was told "too many" for is fetched by the other, at once, and in the same call."""
+    clock, seconds = Clock(), gate_doors.Clock()
+    bad = ScriptedFetcher({key: [FetchFailure(Cause.THROTTLED, "429", 5000.0)] for key in KEYS})
+    good = ScriptedFetcher()
+    source = gate_doors.paced(tmp_path, seconds, {"bad": bad, "good": good})
+    policy = FetchPolicy(threads=1, wait_s=0.0)
+    assert not build_media_shard(store, "eval", 0, PLANNED, source, policy, now=clock).committed
+    assert build_media_shard(store, "eval", 0, PLANNED, source, policy, now=clock).committed
+    assert bad.asked.total() == 1 and good.asked == dict.fromkeys(KEYS, 1)
 
 
 def test_the_throttled_clip_goes_last_so_that_the_others_get_their_turn(store: Store) -> None:
@@ -218,7 +234,7 @@ def test_two_jobs_on_one_shard_cannot_overwrite_each_other(store: Store) -> None
     def interfere(segment) -> None:
         if not done:
             done.append(True)
-            build_media_shard(store, "eval", 0, PLANNED, other, FetchPolicy(threads=1, wait_s=0.0))
+            build_media_shard(store, "eval", 0, PLANNED, Unpaced(other), FetchPolicy(threads=1, wait_s=0.0))
 
     fetcher.before = interfere
     with pytest.raises(Conflict):
@@ -250,4 +266,4 @@ def test_bytes_that_another_job_removed_are_fetched_again_and_never_committed_as
 def test_another_plan_for_the_same_shard_is_refused(store: Store) -> None:
     build(store, ScriptedFetcher())
     with pytest.raises(StoreError, match="other clips"):
-        build_media_shard(store, "eval", 0, PLANNED[::-1], ScriptedFetcher(), NO_WAIT)
+        build_media_shard(store, "eval", 0, PLANNED[::-1], Unpaced(ScriptedFetcher()), NO_WAIT)

@@ -13,6 +13,7 @@ from pipeline.clip import FetchOptions
 from pipeline.directory import DirectoryFetcher
 from pipeline.media_shard import FetchPolicy, build_media_shard
 from pipeline.media_source import MediaGone, MediaSource
+from pipeline.permits import Unpaced
 from stores.layout import Store
 from stores.ledger import read_ledger
 from stores.storage import StorageError
@@ -35,7 +36,7 @@ def rows(store: Store):
     "policy", [FetchPolicy(), FetchPolicy(keep_media=False, keep_spool=True)], ids=["tar", "spool"]
 )
 def test_bytes_come_from_where_they_were_kept(store: Store, policy: FetchPolicy) -> None:
-    build_media_shard(store, "eval", 0, PLANNED, ScriptedFetcher(), policy)
+    build_media_shard(store, "eval", 0, PLANNED, Unpaced(ScriptedFetcher()), policy)
     source = MediaSource(store, "eval", 0, None)
     found = [source.load(row, segment) for row, segment in zip(rows(store), PLANNED, strict=True)]
     assert found == [b"media of " + segment.key.encode() for segment in PLANNED]
@@ -47,7 +48,7 @@ def test_files_stay_where_they_are_and_must_be_the_same_files(store: Store, tmp_
     for segment in PLANNED:
         (folder / f"{segment.ytid}.mp4").write_bytes(segment.key.encode())
     files = DirectoryFetcher(str(folder), FetchOptions())
-    build_media_shard(store, "eval", 0, PLANNED, files, FetchPolicy(keep_media=False, keep_spool=True))
+    build_media_shard(store, "eval", 0, PLANNED, Unpaced(files), FetchPolicy(keep_media=False, keep_spool=True))
     source = MediaSource(store, "eval", 0, files)
     row, segment = rows(store)[1], PLANNED[1]
     path = source.load(row, segment)
@@ -64,7 +65,7 @@ def test_files_stay_where_they_are_and_must_be_the_same_files(store: Store, tmp_
 
 
 def test_changed_bytes_in_the_store_are_never_decoded(store: Store) -> None:
-    build_media_shard(store, "eval", 0, PLANNED, ScriptedFetcher(), FetchPolicy())
+    build_media_shard(store, "eval", 0, PLANNED, Unpaced(ScriptedFetcher()), FetchPolicy())
     row = replace(rows(store)[0], media_sha256="0" * 64)
     with pytest.raises(StorageError, match="not those that its ledger names"):
         MediaSource(store, "eval", 0, None).load(row, PLANNED[0])

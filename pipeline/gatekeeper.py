@@ -1,0 +1,141 @@
+"""All egresses of a cluster behind one door: who may ask next, by which address, and what is written down of it.
+
+Knows no Ray: `pipeline.permits` makes an actor of it. Its clock is the only one, so it answers in seconds from now.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.politeness import Closed, Gate, Limits, State, Turn, choose
+from stores.storage import Storage, StorageError
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "egress"
+AHEAD_S = 5.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What who asks for a video is told.
+
+    Attributes:
+        wait_s: seconds until the turn, or until it is worth asking again.
+        egress: whose turn it is; None: all are shut.
+        era: given back to ask whether the turn still holds.
+    """
+
+    wait_s: float
+    egress: str | None = None
+    era: int = 0
+
+
+class Gatekeeper:
+    """Budgets and breakers by egress.
+
+    A store that a job brings along is where they are written down, `egress/<name>.json`, before a turn is given. What a
+    budget may spend in the next seconds is written down as spent, so that a quick one is not written down every time.
+
+    Args:
+        clock: Unix time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._gates: dict[str, Gate] = {}
+        self._stores: dict[str, Storage] = {}
+        self._written: dict[str, float] = {}
+
+    def enter(self, store: str, limits: Mapping[str, Limits]) -> None:
+        """A job comes with its egresses. Those that are known keep what they have spent, and get the job's limits."""
+        storage = self._stores.setdefault(store, Storage(store))
+        for name, given in limits.items():
+            journal = _read(storage, name)
+            if name not in self._gates:
+                self._gates[name] = Gate(name, given, self._clock(), journal)
+                continue
+            gate = self._gates[name]
+            gate.limits = given
+            for key in ("paced_until", "opened_until"):
+                setattr(gate, key, max(getattr(gate, key), _number(journal.get(key))))
+
+    def take(self, names: Sequence[str]) -> Answer:
+        """A turn by one of several egresses, which `enter` has named."""
+        now = self._clock()
+        found = choose([self._gates[name] for name in names], now)
+        if isinstance(found, Closed):
+            return Answer(found.until - now)
+        self._write(self._gates[found.egress], now)
+        return Answer(found.at - now, found.egress, found.era)
+
+    def holds(self, egress: str, era: int) -> bool:
+        """Whether a turn that was waited for is still good."""
+        return self._gates[egress].holds(Turn(egress, 0.0, era))
+
+    def request(self, egress: str) -> float:
+        """Seconds until the next plain HTTP request of an egress may go out."""
+        now = self._clock()
+        return self._gates[egress].take_request(now) - now
+
+    def answered(self, egress: str) -> None:
+        """The source gave what was asked for, or said that it is gone."""
+        gate, now = self._gates[egress], self._clock()
+        shut = gate.state(now) != "closed"
+        gate.answered(now)
+        if shut:
+            self._write(gate, now, at_once=True)
+
+    def unanswered(self, egress: str) -> None:
+        """Nothing can be told from what came."""
+        self._gates[egress].unanswered(self._clock())
+
+    def throttled(self, egress: str, retry_after_s: float | None) -> None:
+        """The source says that we are too fast."""
+        gate, now = self._gates[egress], self._clock()
+        gate.throttled(now, retry_after_s)
+        self._write(gate, now, at_once=True)
+        logger.warning("%s: throttled; nobody asks by it for %.0f s", egress, gate.opened_until - now)
+
+    def soonest(self, names: Sequence[str]) -> float:
+        """Seconds until any of several egresses is worth trying."""
+        now = self._clock()
+        return min(self._gates[name].next_turn(now) for name in names) - now
+
+    def states(self) -> dict[str, State]:
+        """The breakers."""
+        now = self._clock()
+        return {name: gate.state(now) for name, gate in self._gates.items()}
+
+    def _write(self, gate: Gate, now: float, at_once: bool = False) -> None:
+        budget = gate.limits.videos_per_hour is not None
+        if not at_once and (not budget or gate.paced_until <= self._written.get(gate.name, 0.0)):
+            return
+        journal = gate.journal()
+        if budget:
+            journal["paced_until"] = max(journal["paced_until"], now + AHEAD_S)
+        self._written[gate.name] = journal["paced_until"]
+        for storage in self._stores.values():
+            try:
+                storage.publish(f"{FOLDER}/{gate.name}.json", json.dumps(journal).encode())
+            except StorageError as error:  # the budget is kept meanwhile; only a restart now would not know of it
+                logger.warning("%s: what it has spent cannot be written down: %s", gate.name, error)
+
+
+def _read(storage: Storage, name: str) -> dict[str, Any]:
+    try:
+        data, _ = storage.read_versioned(f"{FOLDER}/{name}.json")
+        found = json.loads(data) if data else {}
+    except (StorageError, ValueError) as error:
+        logger.warning("%s: what it has spent cannot be read: %s", name, error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -47,9 +47,12 @@ class Egress:
     videos_per_hour: float | None = None
     requests_per_second: float | None = None
 
-    def limits(self, videos_per_hour: float | None, requests_per_second: float | None) -> Limits:
-        """Its limits, where it has none of its own those of the job."""
-        return Limits(self.videos_per_hour or videos_per_hour, self.requests_per_second or requests_per_second)
+    def limits(
+        self, videos_per_hour: float | None, requests_per_second: float | None, cooldown_s: float | None = None
+    ) -> Limits:
+        """Its limits, where it has none of its own those of the job; None for the default pause after "too many"."""
+        own = (self.videos_per_hour or videos_per_hour, self.requests_per_second or requests_per_second)
+        return Limits(*own) if cooldown_s is None else Limits(*own, cooldown_s=cooldown_s)
 
     def options(self, options: FetchOptions) -> FetchOptions:
         """The job's options as this egress fetches."""

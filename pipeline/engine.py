@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ from pipeline.progress import ProgressDisplay
 from pipeline.segments import Segment
 from pipeline.splits import Split
 from pipeline.summary import Summary, summarise
+from pipeline.tally import TallyActor, TallyClient
 from pipeline.worklist import ShardState, survey
 from stores.layout import Store
 from stores.storage import StorageError
@@ -71,45 +71,6 @@ class JobContext:
     processes: int
     seconds_per_clip: float
     source_is_folder: bool
-
-
-class Tally:
-    """Counts what tasks have done so far, for the progress display only: a restart may lose counts, never work."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-
-    def add(self, counts: dict[str, int]) -> None:
-        """Adds a task's counts."""
-        self.counts.update(counts)
-
-    def read(self) -> Counter[str]:
-        """All counts."""
-        return self.counts
-
-
-TallyActor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tally)
-
-
-class TallyClient:
-    """A task's end of the tally: sends at most one message a second and never waits for an answer."""
-
-    def __init__(self, tally: Any) -> None:
-        self._tally = tally
-        self._unsent: Counter[str] = Counter()
-        self._sent_at = time.monotonic()
-
-    def __call__(self, **counts: int) -> None:
-        self._unsent.update(counts)
-        if time.monotonic() - self._sent_at >= 1.0:
-            self.flush()
-
-    def flush(self) -> None:
-        """Sends what is left."""
-        if self._unsent:
-            self._tally.add.remote(dict(self._unsent))
-            self._unsent = Counter()
-        self._sent_at = time.monotonic()
 
 
 @functools.lru_cache(maxsize=2)
@@ -413,7 +374,10 @@ def _context(options: IngestOptions, columns: tuple[Column, ...]) -> JobContext:
         source=options.source,
         fetch=fetch,
         egresses=options.egress_list,
-        limits={one.name: one.limits(options.per_hour, options.requests_per_second) for one in options.egress_list},
+        limits={
+            one.name: one.limits(options.per_hour, options.requests_per_second, options.retry_delay)
+            for one in options.egress_list
+        },
         policy=policy,
         columns=columns,
         processes=options.cpus_per_shard,

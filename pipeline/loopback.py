@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from types import TracebackType
 
 from pipeline.loopback_handler import ConnectionServer, Handler, LogEntry, Route
 
-__all__ = ["HTML_PAGE", "LogEntry", "LoopbackServer", "Route", "html_page"]
+__all__ = ["HTML_PAGE", "LogEntry", "LoopbackServer", "RequestLimit", "Route", "html_page"]
 
 HTML_PAGE = (
     b"<!DOCTYPE html>\n<html><head><title>Not here</title></head><body>This video is unavailable.</body></html>\n"
@@ -41,6 +43,22 @@ class _Requests:
     first_s: float
 
 
+@dataclass(frozen=True)
+class RequestLimit:
+    """How many requests each address may send; past it everything is answered with 429 for a while.
+
+    Attributes:
+        requests: in any `window_s` seconds.
+        ban_s: for how long it answers 429 then.
+        says_when: whether that comes with a `Retry-After`.
+    """
+
+    requests: int
+    window_s: float
+    ban_s: float
+    says_when: bool = True
+
+
 class LoopbackServer:
     """The server; it runs in threads of its own between `with` and its end.
 
@@ -50,6 +68,7 @@ class LoopbackServer:
         port: 0 for any that is free.
         bytes_per_s: pace of every body; None: as fast as it goes.
         latency_s: wait before every answer, in seconds.
+        limit: of each address.
     """
 
     def __init__(
@@ -60,7 +79,11 @@ class LoopbackServer:
         port: int = 0,
         bytes_per_s: float | None = None,
         latency_s: float = 0.0,
+        limit: RequestLimit | None = None,
     ) -> None:
+        self.limit = limit
+        self._asked: dict[str, deque[float]] = {}
+        self._banned: dict[str, float] = {}
         self.bytes_per_s = bytes_per_s
         self.latency_s = latency_s
         self.stopping = threading.Event()
@@ -121,6 +144,23 @@ class LoopbackServer:
         """Adds a request to the log; its entry goes on changing until the request ends."""
         with self._lock:
             self._entries.append(entry)
+
+    def refusal(self, client: str) -> Route | None:
+        """The answer to an address that has sent too many requests; None where it may go on. Counts this one."""
+        if self.limit is None:
+            return None
+        now = time.monotonic()
+        with self._lock:
+            asked = self._asked.setdefault(client, deque())
+            asked.append(now)
+            while asked[0] <= now - self.limit.window_s:
+                asked.popleft()
+            if len(asked) > self.limit.requests and now >= self._banned.get(client, 0.0):
+                self._banned[client] = now + self.limit.ban_s
+            left = self._banned.get(client, 0.0) - now
+        if left <= 0:
+            return None
+        return Route(status=429, retry_after=str(math.ceil(left)) if self.limit.says_when else None)
 
     def next_route(self, path: str) -> Route:
         """How this request for a path is answered; counts it."""

@@ -64,6 +64,7 @@ class LogEntry:
         path: without its query.
         range: the `Range` header, or None.
         at: Unix time of its beginning.
+        client: the address that it came from.
         status: of the answer; 0: there is none yet, or never was.
         bytes: of the body, as sent.
         seconds: how long it took; None: it is still going on.
@@ -73,6 +74,7 @@ class LogEntry:
     path: str
     range: str | None
     at: float
+    client: str = ""
     status: int = 0
     bytes: int = 0
     seconds: float | None = None
@@ -139,14 +141,14 @@ class Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         owner, began = self.server.owner, time.monotonic()
         path = unquote(urlsplit(self.path).path)
-        self.entry = LogEntry(self.command, path, self.headers.get("Range"), time.time())
+        self.entry = LogEntry(self.command, path, self.headers.get("Range"), time.time(), self.client_address[0])
         if path == "/__log__":
             self._answer(Route(), owner.log_json(), "application/json")
             return
         owner.record(self.entry)
         try:
             owner.stopping.wait(owner.latency_s)
-            self._serve(owner.next_route(path), path)
+            self._serve(owner.refusal(self.entry.client) or owner.next_route(path), path)
         except (_Cut, OSError):
             self.close_connection = True
         finally:

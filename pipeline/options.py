@@ -14,6 +14,7 @@ from pipeline.columns import EncoderOptions, feature_names
 from pipeline.egress import PROXIES, Egress, is_proxy, read_egresses
 from pipeline.failures import Cause
 from pipeline.fetch import source_kind
+from pipeline.politeness import Limits
 from pipeline.weights import resolve_weights
 
 # Set by Ray in the entry process of every submitted job.
@@ -159,6 +160,12 @@ class IngestOptions:
     def egress_list(self) -> tuple[Egress, ...]:
         """The addresses to fetch from. Raises ValueError where the file is none."""
         return read_egresses(self.egresses) if self.egresses else (Egress(),)
+
+    @property
+    def egress_limits(self) -> dict[str, Limits]:
+        """What each of them may do, by its name."""
+        given = (self.per_hour, self.requests_per_second, self.retry_delay)
+        return {egress.name: egress.limits(*given) for egress in self.egress_list}
 
     def encoder_options(self, architecture: str) -> EncoderOptions | None:
         """How a clip encoder is run; None without weights. Raises ValueError when the weights cannot be had."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ from pipeline.clip import FetchedClip
 from pipeline.failures import POLICIES, Cause, FetchFailure, next_try_s
 from pipeline.permits import Shut, Source, Stopped
 from pipeline.segments import Segment
+from stores.forget import forgotten_row
 from stores.layout import Store, StoreError
 from stores.ledger import FAILED, FETCHED, PENDING, Ledger, LedgerRow, commit_ledger, ledger_summary, read_ledger
 from stores.shards import write_media_tar
@@ -98,8 +99,10 @@ def build_media_shard(
     began = now()
     spool = Spool(store, split, shard)
     ledger = read_ledger(store, split, shard)
-    rows = _rows_so_far(segments, ledger, spool)
+    forgotten = store.forgotten()
+    rows = _rows_so_far(segments, ledger, spool, forgotten)
     due = [row for row in rows if row.is_due(began) or _is_retried(row, ledger, policy)]
+    due = [row for row in due if row.key not in forgotten]
     # Throttled clips go last: one address that never answers must not keep the others from their turn.
     due.sort(key=lambda row: (row.cause == Cause.THROTTLED, row.attempts, row.position))
     tried, shut_s = 0, 0.0
@@ -118,15 +121,18 @@ def build_media_shard(
     return MediaReport(split, shard, True, summary, tried, seconds=seconds)
 
 
-def _rows_so_far(segments: Sequence[Segment], ledger: Ledger | None, spool: Spool) -> list[LedgerRow]:
-    """The ledger's rows, overruled by what the spool knows since; untried rows for the rest."""
+def _rows_so_far(
+    segments: Sequence[Segment], ledger: Ledger | None, spool: Spool, forgotten: Set[str]
+) -> list[LedgerRow]:
+    """The ledger's rows, overruled by what the spool knows since; untried rows for the rest. Clips that were removed
+    on request are as good as gone."""
     rows = list(ledger.rows) if ledger else [LedgerRow(i, segment.key) for i, segment in enumerate(segments)]
     if [row.key for row in rows] != [segment.key for segment in segments]:
         raise StoreError(f"the plan of shard {spool.folder} names other clips than its ledger: use another split name")
     for position, row in spool.rows().items():
         if position < len(rows) and row.key == rows[position].key and row.attempts > rows[position].attempts:
             rows[position] = row
-    return rows
+    return [forgotten_row(row) if row.key in forgotten and row.tar is None else row for row in rows]
 
 
 def _is_retried(row: LedgerRow, ledger: Ledger | None, policy: FetchPolicy) -> bool:

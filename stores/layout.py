@@ -2,6 +2,7 @@
 
 ```
 store.json                                       format version, shard size, seed
+forgotten.json                                   keys of clips that were removed for good
 plan/<split>.parquet                             every planned segment in shard order
 spool/<split>/<shard>/<position>.tar             what a shard under way has fetched or tried so far
 media/<split>/00000.<digest8>.tar                the clips as fetched          00000.parquet: the ledger
@@ -15,13 +16,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from stores.specs import Spec, canonical_json, is_column
-from stores.storage import ABSENT, Conflict, Storage
+from stores.storage import ABSENT, Conflict, Storage, Version
 from stores.tables import PLAN_SCHEMA, from_parquet, summary_of, to_parquet
 
 FORMAT = 1
@@ -29,6 +32,7 @@ DEFAULT_SHARD_SIZE = 512
 LARGEST_SHARD = 100_000
 DEFAULT_SEED = 0
 PLAN_ROW_GROUP = 65_536
+FORGOTTEN = "forgotten.json"
 _SPLIT = re.compile(r"^[a-z0-9][a-z0-9_]{0,63}$")
 
 
@@ -139,6 +143,29 @@ class Store:
     def sizes(self, folder: str) -> dict[str, int]:
         """Object name → bytes, directly below a folder (`media/eval`, `features/<column>/eval`)."""
         return {entry.name: entry.size for entry in self.storage.list(folder) if entry.size >= 0}
+
+    # ---------------------------------------------------------------- clips that are never fetched again
+
+    def forgotten(self) -> frozenset[str]:
+        """Keys of clips that were removed for good. Raises StoreError where the list is damaged."""
+        return frozenset(self._forgotten()[0])
+
+    def add_forgotten(self, keys: Iterable[str]) -> None:
+        """Puts clips onto that list; it only ever grows."""
+        while True:
+            there, version = self._forgotten()
+            now = sorted({*there, *keys})
+            if now == there:
+                return
+            with suppress(Conflict):
+                self.storage.publish(FORGOTTEN, json.dumps({"keys": now}, indent=1).encode(), version)
+
+    def _forgotten(self) -> tuple[list[str], Version]:
+        data, version = self.storage.read_versioned(FORGOTTEN)
+        try:
+            return ([] if data is None else list(json.loads(data)["keys"])), version
+        except (ValueError, LookupError, TypeError) as error:
+            raise StoreError(f"{self.storage.url(FORGOTTEN)} is damaged: restore it ({error!r})") from error
 
     # ---------------------------------------------------------------- plans and specs
 

@@ -21,7 +21,8 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,17 @@ ABSENT = Version(None)
 
 @dataclass(frozen=True)
 class Entry:
-    """One object of a listing: `name` relative to the store's root with `/` between parts, `size` in bytes."""
+    """One object of a listing.
+
+    Attributes:
+        name: relative to the store's root, with `/` between parts.
+        size: bytes; -1 for a folder.
+        modified: when it was written, Unix seconds; None where the backend does not say.
+    """
 
     name: str
     size: int
+    modified: float | None = field(default=None, compare=False)
 
 
 class Storage:
@@ -131,25 +139,33 @@ class Storage:
             return None
 
     def list(self, prefix: str) -> list[Entry]:
-        """Objects and folders directly below a folder, sorted by name; folders have size -1. Empty when absent."""
+        """Objects and folders directly below a folder, sorted by name; folders have size -1. Empty when absent.
+
+        Names that begin with a dot are left out, but for those below `.tmp`, where writers build their files.
+        """
         base = self.path(prefix) if prefix else self.root
         try:
             with self._errors(prefix):
                 if self.is_local:
                     with os.scandir(base) as scan:
-                        found = [(e.name, -1 if e.is_dir() else e.stat().st_size) for e in scan]
+                        found = [(e.name, -1 if e.is_dir() else e.stat().st_size, e.stat().st_mtime) for e in scan]
                 else:
                     self.fs.invalidate_cache(base)
                     listed = self.fs.ls(base, detail=True)
                     found = [
-                        (str(i["name"]).rstrip("/").rsplit("/", 1)[-1], -1 if i["type"] == "directory" else i["size"])
+                        (
+                            str(i["name"]).rstrip("/").rsplit("/", 1)[-1],
+                            -1 if i["type"] == "directory" else i["size"],
+                            _modified(i),
+                        )
                         for i in listed
                         if str(i["name"]).rstrip("/") != base.rstrip("/")
                     ]
         except (FileNotFoundError, NotADirectoryError):
             return []
         lead = f"{prefix}/" if prefix else ""
-        return sorted((Entry(lead + n, s) for n, s in found if not n.startswith(".")), key=lambda entry: entry.name)
+        seen = [Entry(lead + name, size, at) for name, size, at in found if not name.startswith(".")]
+        return sorted(seen, key=lambda entry: entry.name)
 
     # ---------------------------------------------------------------- writing
 
@@ -256,9 +272,9 @@ class Storage:
     def _remote_version(self, name: str) -> Version:
         self.fs.invalidate_cache()
         info = self.fs.info(self.path(name))
-        for field in ("ETag", "etag", "generation", "md5Hash", "mtime", "created"):
-            if info.get(field):
-                return Version(str(info[field]))
+        for tag in ("ETag", "etag", "generation", "md5Hash", "mtime", "created"):
+            if info.get(tag):
+                return Version(str(info[tag]))
         return Version(str(info.get("size")))
 
     def _require_local(self, target: str, expected: Version) -> None:
@@ -290,6 +306,19 @@ class Storage:
 
 def _content_version(data: bytes) -> Version:
     return Version(hashlib.sha256(data).hexdigest())
+
+
+def _modified(info: dict[str, Any]) -> float | None:
+    """When an object of a bucket was written; each library has another name for it."""
+    for name in ("LastModified", "updated", "mtime", "created"):
+        found = info.get(name)
+        if isinstance(found, str):
+            found = datetime.fromisoformat(found)
+        if isinstance(found, datetime):
+            return found.timestamp() if found.tzinfo else found.replace(tzinfo=UTC).timestamp()
+        if isinstance(found, int | float):
+            return float(found)
+    return None
 
 
 def _sync_folder(folder: str) -> None:

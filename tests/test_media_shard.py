@@ -267,3 +267,13 @@ def test_another_plan_for_the_same_shard_is_refused(store: Store) -> None:
     build(store, ScriptedFetcher())
     with pytest.raises(StoreError, match="other clips"):
         build_media_shard(store, "eval", 0, PLANNED[::-1], Unpaced(ScriptedFetcher()), NO_WAIT)
+
+
+def test_clips_that_were_removed_on_request_are_never_asked_for(store: Store) -> None:
+    store.add_forgotten([KEYS[1], KEYS[3]])
+    fetcher = ScriptedFetcher()
+    assert build(store, fetcher).summary["failed"] == {"gone": 2}
+    assert sorted(fetcher.asked) == sorted(set(KEYS) - {KEYS[1], KEYS[3]})
+    build(store, fetcher, FetchPolicy(threads=3, wait_s=0.0, retry=frozenset({Cause.GONE})))
+    assert sorted(fetcher.asked) == sorted(set(KEYS) - {KEYS[1], KEYS[3]})
+    assert rows(store)[1].words == "removed on request"

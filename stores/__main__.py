@@ -1,9 +1,8 @@
-"""Looks into a store: `python -m stores status|show|failed|verify|urls|gc|forget URI …`."""
+"""Looks into a store: `python -m stores status|show|failed|verify|urls|gc|forget|export|inventory URI …`."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import sys
@@ -15,10 +14,10 @@ import tyro
 from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from stores.arguments import EXIT_FOUND, EXIT_OK, EXIT_USAGE, Column, Split, Uri, counted
 from stores.failed import losses
-from stores.forget import forget as forget_clips
-from stores.garbage import find_garbage, remove_garbage
 from stores.layout import Store
+from stores.maintenance import export, forget, gc, inventory
 from stores.show import Clip, ColumnClip, describe, find_clips
 from stores.status import store_status
 from stores.status_table import render
@@ -27,14 +26,8 @@ from stores.survey import live_tars
 from stores.text import one_line, size_text, without_password
 from stores.verify import verify as verify_store
 
-EXIT_OK, EXIT_FOUND, EXIT_USAGE = 0, 1, 2
 PROGRESS_EVERY_S = 30.0
-WEEK_H = 168.0
 _DASHED_KEY = re.compile(r"-[A-Za-z0-9_-]{10}_\d+")  # one YouTube id in 64 begins with a dash
-
-Uri = Annotated[Positional[str], arg(metavar="URI", help="The store: a directory or an fsspec URI (s3://…, gs://…).")]
-Split = Annotated[str | None, arg(metavar="SPLIT", help="Only this split.")]
-Column = Annotated[str | None, arg(metavar="COLUMN", help="Only this column: its name, or its feature's (logmel).")]
 
 
 def status(uri: Uri, *, as_json: Annotated[bool, arg(name="json")] = False) -> int:
@@ -149,49 +142,6 @@ def failed(uri: Uri, *, split: Split = None, column: Column = None) -> int:
     return EXIT_OK
 
 
-def gc(uri: Uri, *, older_than: Annotated[float, arg(metavar="HOURS")] = WEEK_H, delete: bool = False) -> int:
-    """What nothing refers to any more: tars that were replaced or never committed, leftovers of killed jobs.
-
-    Without --delete nothing is removed: one line an object, with its age and why.
-
-    Args:
-        older_than: Only what nothing has referred to for so many hours. Longer than any job that reads the store runs:
-            a reader goes on with the tars that it found when it began.
-        delete: Remove them.
-    """
-    if not 0 <= older_than < math.inf:
-        raise ValueError(f"expected --older-than of 0 or more hours, got {older_than}")
-    store, now = Store.open(uri), time.time()
-    limit = 3600 * older_than
-    count, size, young = 0, 0, 0
-    for found in remove_garbage(store, limit) if delete else find_garbage(store):
-        if now - found.since < limit:
-            young += 1
-            continue
-        count, size = count + 1, size + found.size
-        print(f"{found.name}\t{size_text(found.size)}\t{max(0.0, now - found.since) / 3600:.1f} h\t{found.why}")
-    done = "removed" if delete else "would be removed by --delete"
-    more = f"; {_counted(young, 'object')} not old enough" if young else ""
-    print(f"{_counted(count, 'object')}, {size_text(size)} {done}{more}")
-    return EXIT_OK
-
-
-def forget(uri: Uri, keys: Annotated[Positional[tuple[str, ...]], arg(metavar="KEY…")]) -> int:
-    """Removes clips for good (takedown): media, features, spool. They are never fetched again. There is no way back.
-
-    Tars that hold them are written anew without them and removed at once: jobs that read them have to begin again.
-
-    Args:
-        keys: The clips: <ytid>_<start in ms>, in their own case.
-    """
-    store, count = Store.open(uri), 0
-    for name in forget_clips(store, keys):
-        count += 1
-        print(name)
-    print(f"forgotten: {', '.join(keys)}; {_counted(count, 'object')} removed or written anew")
-    return EXIT_OK
-
-
 def _complain(store: Store, split: str, column: str, live: list[str]) -> int:
     """Says on stderr what a list of live tars lacks; the exit code that it is worth."""
     listed = store.sizes(store.column_folder(column, split))
@@ -207,7 +157,7 @@ def _complain(store: Store, split: str, column: str, live: list[str]) -> int:
     return EXIT_FOUND if lost or not live else EXIT_OK
 
 
-COMMANDS = (status, show, failed, verify, urls, gc, forget)
+COMMANDS = (status, show, failed, verify, urls, gc, forget, export, inventory)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -259,13 +209,9 @@ def _verdict(counts: Counter[str], media: bool) -> str:
     names = ("ledgers", "manifests", "feature tars", "media tars")
     seen = ", ".join(f"{counts[name]:,} {name}" for name in names)
     how = "" if media else ", media tars by size only"
-    problems = _counted(counts["problems"], "problem") if counts["problems"] else "no problem"
-    shards = _counted(counts["shards"], "shard")
+    problems = counted(counts["problems"], "problem") if counts["problems"] else "no problem"
+    shards = counted(counts["shards"], "shard")
     return f"verified {shards}: {seen}, {size_text(counts['bytes'])} read{how}; {problems} found"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stores.layout import Store
 from stores.ledger import FETCHED, read_ledger
@@ -73,12 +74,11 @@ def remove_garbage(store: Store, older_than_s: float, now: Callable[[], float] =
             yield found
 
 
-def _named_by_manifest(summary: Mapping[str, object]) -> Sequence[str]:
-    tar = summary["tar"]
-    return [tar["name"]] if isinstance(tar, dict) else []
+def _named_by_manifest(summary: Mapping[str, Any]) -> Sequence[str]:
+    return [summary["tar"]["name"]] if summary["tar"] else []
 
 
-def _tars(store: Store, folder: str, named_by: Callable[[dict[str, object]], Sequence[str]]) -> Iterator[Garbage]:
+def _tars(store: Store, folder: str, named_by: Callable[[dict[str, Any]], Sequence[str]]) -> Iterator[Garbage]:
     """Tars of a folder that no commit names, since the commit that stopped naming them.
 
     Commits are read before what they are held against is listed: what is committed in between is young, never garbage.
@@ -135,7 +135,7 @@ def _spooled(store: Store, split: str) -> Iterator[Garbage]:
             yield Garbage(entry.name, entry.size, _time(entry), f"{table} has its outcome")
 
 
-def _computed(store: Store, split: str, shard: int, ledger: dict[str, object], labels: str) -> bool:
+def _computed(store: Store, split: str, shard: int, ledger: dict[str, Any], labels: str) -> bool:
     """Whether every column of the store is up to date for a shard whose media are kept nowhere else."""
     found = []
     for column in store.columns():

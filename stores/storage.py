@@ -148,7 +148,9 @@ class Storage:
             with self._errors(prefix):
                 if self.is_local:
                     with os.scandir(base) as scan:
-                        found = [(e.name, -1 if e.is_dir() else e.stat().st_size, e.stat().st_mtime) for e in scan]
+                        found: list[tuple[str, int, float | None]] = [
+                            (e.name, -1 if e.is_dir() else e.stat().st_size, e.stat().st_mtime) for e in scan
+                        ]
                 else:
                     self.fs.invalidate_cache(base)
                     listed = self.fs.ls(base, detail=True)

@@ -1,0 +1,152 @@
+"""Commands of `python -m stores` that clear a store up, or take something out of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg
+
+from stores.arguments import EXIT_FOUND, EXIT_OK, Uri, counted
+from stores.export import Form
+from stores.export import export as export_split
+from stores.forget import forget as forget_clips
+from stores.garbage import find_garbage, remove_garbage
+from stores.inventory import compare as compare_inventories
+from stores.inventory import read_inventory, segments_csv, take_inventory, write_inventory
+from stores.layout import Store
+from stores.signature import sign as sign_inventory
+from stores.signature import signer
+from stores.text import size_text
+
+WEEK_H = 168.0
+
+
+def gc(uri: Uri, *, older_than: Annotated[float, arg(metavar="HOURS")] = WEEK_H, delete: bool = False) -> int:
+    """What nothing refers to any more: tars that were replaced or never committed, leftovers of killed jobs.
+
+    Without --delete nothing is removed: one line an object, with its age and why.
+
+    Args:
+        older_than: Only what nothing has referred to for so many hours. Longer than any job that reads the store runs:
+            a reader goes on with the tars that it found when it began.
+        delete: Remove them.
+    """
+    if not 0 <= older_than < math.inf:
+        raise ValueError(f"expected --older-than of 0 or more hours, got {older_than}")
+    store, now = Store.open(uri), time.time()
+    limit = 3600 * older_than
+    count, size, young = 0, 0, 0
+    for found in remove_garbage(store, limit) if delete else find_garbage(store):
+        if now - found.since < limit:
+            young += 1
+            continue
+        count, size = count + 1, size + found.size
+        print(f"{found.name}\t{size_text(found.size)}\t{max(0.0, now - found.since) / 3600:.1f} h\t{found.why}")
+    done = "removed" if delete else "would be removed by --delete"
+    more = f"; {counted(young, 'object')} not old enough" if young else ""
+    print(f"{counted(count, 'object')}, {size_text(size)} {done}{more}")
+    return EXIT_OK
+
+
+def forget(uri: Uri, keys: Annotated[Positional[tuple[str, ...]], arg(metavar="KEY…")]) -> int:
+    """Removes clips for good (takedown): media, features, spool. They are never fetched again. There is no way back.
+
+    Tars that hold them are written anew without them and removed at once: jobs that read them have to begin again.
+
+    Args:
+        keys: The clips: <ytid>_<start in ms>, in their own case.
+    """
+    store, count = Store.open(uri), 0
+    for name in forget_clips(store, keys):
+        count += 1
+        print(name)
+    print(f"forgotten: {', '.join(keys)}; {counted(count, 'object')} removed or written anew")
+    return EXIT_OK
+
+
+def export(
+    uri: Uri,
+    *,
+    split: Annotated[str, arg(metavar="SPLIT")],
+    to: Annotated[str, arg(metavar="URI")],
+    column: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    media: bool = False,
+    form: Form = "shards",
+    clips_per_shard: int = 10_000,
+) -> int:
+    """Copies a split into WebDataset tars with all columns of a clip side by side, or into files of each clip.
+
+    Args:
+        split: Of this split.
+        to: An empty folder, or any fsspec URI.
+        column: Of this column: its name, or its feature's (logmel). May be given several times.
+        media: The clips as fetched too; those whose media were not kept are left out.
+        form: shards: tars; files: a file for each member of them.
+        clips_per_shard: Clips of a tar.
+    """
+    done = export_split(Store.open(uri), split, column, to, form, media, clips_per_shard)
+    missing = f"; {counted(done.missing, 'clip')} left out" if done.missing else ""
+    print(f"{counted(done.clips, 'clip')} in {counted(done.files, 'file')}, {size_text(done.size)}{missing}")
+    return EXIT_FOUND if done.missing or not done.clips else EXIT_OK
+
+
+def inventory(
+    uri: Annotated[Positional[str | None], arg(metavar="[URI]")] = None,
+    *,
+    to: Annotated[str | None, arg(metavar="FILE")] = None,
+    split: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    sign: Annotated[str | None, arg(metavar="FILE")] = None,
+    compare: Annotated[tuple[str, str] | None, arg(metavar="A B")] = None,
+    feature: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+) -> int:
+    """Lists what a store holds in a file that can be kept, or compares two such files.
+
+    `inventory URI --to FILE` writes the list: keys, checksums of media, specs, misses by cause. With `--compare A B`,
+    `--to LIST.csv` is what both can train on, as a segments list that ingest.py and other tools read.
+
+    Args:
+        uri: The store to list.
+        to: Where the list goes.
+        split: Only this split; may be given several times.
+        sign: An Ed25519 private key (PEM) to sign it with.
+        compare: Two lists.
+        feature: Of those, only clips that are ok in a column of this feature (logmel); may be given several times.
+    """
+    if (uri is None) == (compare is None):
+        raise ValueError("expected a store to list or --compare A B, got both or neither")
+    if compare is not None:
+        return _compare(Path(compare[0]), Path(compare[1]), to, feature)
+    if to is None:
+        raise ValueError("expected --to FILE for the list")
+    assert uri is not None
+    found = take_inventory(Store.open(uri), split)
+    if sign is not None:
+        found = sign_inventory(found, Path(sign))
+    write_inventory(found, Path(to))
+    for name, counts in found.summary["splits"].items():
+        lost = {**counts["failed"], **counts["pending"]}
+        causes = "".join(f", {count:,} {cause}" for cause, count in sorted(lost.items()))
+        print(f"{name}: {counts['planned']:,} planned, {counts['fetched']:,} fetched{causes}")
+    print(f"{to}: {len(found.rows):,} segments, digest {found.summary['rows_sha256']}")
+    return EXIT_OK
+
+
+def _compare(first: Path, second: Path, to: str | None, features: tuple[str, ...]) -> int:
+    lists = [read_inventory(path) for path in (first, second)]
+    for path, one in zip((first, second), lists, strict=True):
+        key = signer(one)
+        by = f"signed by {key}" if key else "not signed"
+        print(f"{path}: {len(one.rows):,} segments, digest {one.summary['rows_sha256'][:16]}, {by}")
+    found = compare_inventories(lists[0], lists[1], features)
+    print(f"both: {len(found.both):,}, of which {found.same_media:,} with the same bytes")
+    print(f"only {first}: {found.only_first:,}; only {second}: {found.only_second:,}")
+    if found.other_labels:
+        print(f"{found.other_labels:,} have other labels in {second}; the list has those of {first}")
+    if to is not None:
+        Path(to).write_text(segments_csv(found.both))
+        print(f"wrote {to}")
+    return EXIT_OK

@@ -1,0 +1,158 @@
+"""Inventories: equal for equal stores whatever their plans, changed by any change, and comparable clip by clip."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from store_factory import (
+    CLASSES,
+    LOGMEL,
+    SPLIT,
+    VIDEO,
+    commit_column,
+    commit_media,
+    make_plan,
+    make_store,
+    make_wide_store,
+)
+
+from pipeline.classes import read_class_list
+from pipeline.segments import read_segments
+from stores.forget import forget
+from stores.inventory import (
+    SCHEMA,
+    Inventory,
+    compare,
+    read_inventory,
+    rows_digest,
+    segments_csv,
+    take_inventory,
+    write_inventory,
+)
+from stores.layout import StoreError
+
+KEYS = [row["key"] for row in make_plan().to_pylist()]
+
+
+def by_key(inventory: Inventory) -> dict[str, dict[str, str]]:
+    return {row["key"]: row for row in inventory.rows.to_pylist()}
+
+
+def test_every_planned_segment_with_what_became_of_it(tmp_path: Path) -> None:
+    found = take_inventory(make_store(tmp_path))
+    rows = by_key(found)
+    assert found.rows.schema == SCHEMA and sorted(rows) == sorted(KEYS)
+    assert Counter(row["status"] for row in rows.values()) == {"fetched": 9, "failed": 2, "pending": 1}
+    assert found.summary["splits"] == {
+        SPLIT: {"planned": 12, "fetched": 9, "failed": {"gone": 1, "gone_here": 1}, "pending": {"throttled": 1}}
+    }
+    assert rows[KEYS[6]]["columns"] == f"{LOGMEL.column},{VIDEO.column}" and len(rows[KEYS[6]]["media_sha256"]) == 64
+    assert rows[KEYS[2]]["cause"] == "gone" and rows[KEYS[2]]["columns"] == ""
+    assert rows[KEYS[4]]["status"] == "fetched" and rows[KEYS[4]]["columns"] == ""  # undecodable
+    assert sorted(found.summary["columns"]) == [LOGMEL.column, VIDEO.column]
+
+
+def test_a_store_that_is_not_fetched_yet(tmp_path: Path) -> None:
+    found = take_inventory(make_store(tmp_path, shards=(0,)))
+    assert found.summary["splits"][SPLIT]["pending"] == {"untried": 7}
+
+
+def test_equal_stores_give_equal_files_and_any_change_another(tmp_path: Path) -> None:
+    first, second = make_store(tmp_path / "a"), make_store(tmp_path / "b")
+    for name, store in (("1", first), ("2", second)):
+        write_inventory(take_inventory(store), tmp_path / name)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    digest = read_inventory(tmp_path / "1").summary["rows_sha256"]
+    commit_media(second, 1, fetch=[4])
+    fetched = take_inventory(second).summary["rows_sha256"]
+    commit_column(second, LOGMEL, 1)
+    computed = take_inventory(second).summary["rows_sha256"]
+    list(forget(second, [KEYS[6]]))
+    assert len({digest, fetched, computed, take_inventory(second).summary["rows_sha256"]}) == 4
+
+
+def test_it_does_not_depend_on_the_plans_order(tmp_path: Path) -> None:
+    stores = [make_wide_store(str(tmp_path / str(size)), clips=20, shard_size=size) for size in (4, 7)]
+    # These have no ledgers, so every clip is pending; what is listed is the same all the same.
+    assert len({take_inventory(store).summary["rows_sha256"] for store in stores}) == 1
+
+
+def test_what_is_no_inventory_or_was_changed(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    write_inventory(take_inventory(make_store(tmp_path / "store")), path)
+    good = read_inventory(path)
+    rows = good.rows.to_pylist()
+    rows[3]["status"] = "fetched" if rows[3]["status"] != "fetched" else "failed"
+    changed = Inventory(pa.Table.from_pylist(rows, SCHEMA), good.summary)
+    write_inventory(changed, path)
+    with pytest.raises(ValueError, match="changed afterwards"):
+        read_inventory(path)
+    for damage in (b"", b"hello", b"PAR1"):
+        path.write_bytes(damage)
+        with pytest.raises(ValueError, match="no readable inventory"):
+            read_inventory(path)
+    pq.write_table(pa.table({"x": [1]}), path)
+    with pytest.raises(ValueError, match="no readable inventory"):
+        read_inventory(path)
+
+
+def test_splits_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="it has: eval"):
+        take_inventory(make_store(tmp_path), ("train",))
+
+
+def test_a_comparison_is_of_what_both_can_use(tmp_path: Path) -> None:
+    first, second = make_store(tmp_path / "a"), make_store(tmp_path / "b")
+    commit_media(second, 1, fetch=[0, 4])
+    list(forget(second, [KEYS[6], KEYS[10]]))
+    found = compare(take_inventory(first), take_inventory(second))
+    usable = {key for key, row in by_key(take_inventory(first)).items() if row["status"] == "fetched"}
+    assert set(found.both["key"].to_pylist()) == usable - {KEYS[6], KEYS[10]}
+    assert (len(found.both), found.only_first, found.only_second) == (7, 2, 2)
+    assert (found.same_media, found.other_labels) == (7, 0)
+    heard = compare(take_inventory(first), take_inventory(second), ("logmel",))
+    assert len(heard.both) == 5 and KEYS[4] not in heard.both["key"].to_pylist()
+    assert len(compare(take_inventory(first), take_inventory(second), ("logmel", "r2plus1d_18")).both) == 5
+    assert len(compare(take_inventory(first), take_inventory(second), ("log",)).both) == 0
+
+
+def test_other_bytes_and_other_labels_are_counted(tmp_path: Path) -> None:
+    first = take_inventory(make_store(tmp_path))
+    rows = first.rows.to_pylist()
+    fetched = [row for row in rows if row["status"] == "fetched"]
+    fetched[0]["media_sha256"], fetched[1]["mids"] = "0" * 64, "/m/other"
+    second = Inventory(pa.Table.from_pylist(rows, SCHEMA), first.summary)
+    found = compare(first, second)
+    assert (len(found.both), found.same_media, found.other_labels) == (9, 8, 1)
+
+
+def test_a_clip_of_two_splits_counts_once() -> None:
+    row = {
+        "key": "a_0",
+        "ytid": "a",
+        "start_ms": 0,
+        "end_ms": 10_000,
+        "mids": "/m/x",
+        "status": "fetched",
+        "columns": "",
+    }
+    rows = pa.Table.from_pylist([{"split": split, "cause": None, "media_sha256": "1", **row} for split in "ab"], SCHEMA)
+    inventory = Inventory(rows, {"rows_sha256": rows_digest(rows)})
+    assert len(compare(inventory, inventory).both) == 1
+
+
+def test_the_list_is_one_that_an_ingest_reads(tmp_path: Path) -> None:
+    inventory = take_inventory(make_store(tmp_path / "store"))
+    found = compare(inventory, inventory)
+    path, classes = tmp_path / "list.csv", tmp_path / "classes.csv"
+    path.write_text(segments_csv(found.both))
+    lines = [f'{i},{mid},"{name}"' for i, (mid, name) in enumerate(CLASSES)]
+    classes.write_text("\n".join(["index,mid,display_name", *lines]) + "\n")
+    table = read_segments(path, read_class_list(str(classes)), False)
+    assert table.bad_rows.total == 0 and len(table.table) == 9
+    keys = [f"{row['ytid']}_{row['start_ms']}" for row in table.table.to_pylist()]
+    assert keys == found.both["key"].to_pylist() == sorted(keys)

@@ -11,14 +11,14 @@ import logging
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-import xxhash
 
+from pipeline.column_reuse import repeated, reuse, tar_is_lost
 from pipeline.columns import CLIP_SECONDS, Column
 from pipeline.decode_process import DecodeJob, DecodeOptions, DecodeResult
 from pipeline.decoder import Decoder
@@ -35,9 +35,9 @@ from stores.manifest import (
     is_current,
     read_manifest,
 )
-from stores.shards import Sample, npy_array, write_feature_tar
+from stores.shards import Sample, write_feature_tar
 from stores.spool import Spool
-from stores.storage import ABSENT, StorageError
+from stores.storage import ABSENT
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,20 @@ class ColumnReport:
 
 @dataclass
 class _Work:
-    """A stale column of the shard: what is there (`lost`: but its tar is not), and what has been made, by position."""
+    """A column of the shard that is made.
+
+    Attributes:
+        old: what is there; `lost`: but its tar is not.
+        again: positions of clips that are computed again whatever `old` has of them.
+        rows, arrays: what has been made, by position.
+        devices: that computed it.
+    """
 
     column: Column
     old: Manifest | None
     encoder: Encoder | None
     lost: bool = False
+    again: Set[int] = frozenset()
     rows: dict[int, ManifestRow] = field(default_factory=dict)
     arrays: dict[int, np.ndarray] = field(default_factory=dict)
     devices: set[str] = field(default_factory=set)
@@ -104,6 +112,8 @@ def build_column_shards(
     *,
     labels: str,
     noted: Mapping[str, Any],
+    again: Set[str] = frozenset(),
+    only: Set[int] | None = None,
     progress: Callable[..., None] = lambda **_: None,
 ) -> ColumnReport:
     """Brings a shard's columns up to date with its ledger; those that are so already are left alone.
@@ -114,6 +124,8 @@ def build_column_shards(
         encoders: by column name, for columns that need one.
         labels: the digest of the shard's labels, see `stores.plans.labels_digests`.
         noted: versions, kept in the manifests.
+        again: statuses (ok, undecodable, crashed) of clips that are computed again though nothing has changed.
+        only: positions of the clips that `again` is about; None for all.
         progress: called with counts (`decoded=1`, `encoded=1`) as clips end.
 
     Raises:
@@ -124,12 +136,17 @@ def build_column_shards(
     ledger = read_ledger(store, split, shard)
     if ledger is None:
         raise StoreError(f"shard {shard} of {split} has no ledger yet: its media come first")
-    work, current = _stale(store, split, shard, columns, ledger.rows, labels, encoders)
+    work, current = _stale(store, split, shard, columns, ledger.rows, segments, labels, encoders, again, only)
     seconds: dict[str, float] = defaultdict(float)
     if not work:
         return ColumnReport(split, shard, current)
     fetched = [row for row in ledger.rows if row.status == FETCHED]
-    reused = sum(_reuse(store, item, split, shard, fetched, segments) for item in work)
+    reused = 0
+    for item in work:
+        if item.old is not None and not item.lost:
+            folder = store.column_folder(item.column.name, split)
+            item.rows, item.arrays = reuse(store, folder, item.old, fetched, segments, item.again)
+            reused += len(item.rows)
     missing = [row for row in fetched if any(row.position not in item.rows for item in work)]
     if missing:
         options = _decode_options([item.column for item in work])
@@ -151,8 +168,11 @@ def _stale(
     shard: int,
     columns: Sequence[Column],
     rows: Sequence[LedgerRow],
+    segments: Sequence[Segment],
     labels: str,
     encoders: Mapping[str, Encoder],
+    again: Set[str],
+    only: Set[int] | None,
 ) -> tuple[list[_Work], dict[str, dict[str, Any]]]:
     """The columns that have to be made, and the summaries of those that are up to date."""
     summary = ledger_summary(split, shard, rows, {})
@@ -160,69 +180,18 @@ def _stale(
     current: dict[str, dict[str, Any]] = {}
     for column in columns:
         old = read_manifest(store, column.name, split, shard)
-        lost = old is not None and _lost(store, column, split, old)
-        if old is not None and not lost and is_current(old.summary, summary, column.spec.digest, labels):
+        lost = old is not None and tar_is_lost(store, store.column_folder(column.name, split), old)
+        anew = repeated(old, segments, again, only)
+        if old and not lost and not anew and is_current(old.summary, summary, column.spec.digest, labels):
             current[column.name] = _without_sums(old.summary)
         else:
-            found.append(_Work(column, old, encoders[column.name] if column.encoder else None, lost=lost))
+            found.append(_Work(column, old, encoders[column.name] if column.encoder else None, lost, anew))
     return found, current
-
-
-def _lost(store: Store, column: Column, split: str, old: Manifest) -> bool:
-    """Whether the tar that a manifest names is missing, or of another size."""
-    tar = old.summary["tar"]
-    if tar is None:
-        return False
-    name = f"{store.column_folder(column.name, split)}/{tar['name']}"
-    if (size := store.storage.size(name)) == tar["size"]:
-        return False
-    logger.warning(
-        "%s is %s; it is made anew", name, "missing" if size is None else f"of {size} bytes, not {tar['size']}"
-    )
-    return True
 
 
 def _without_sums(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary as the driver keeps it for thousands of shards: sums are 40 kB a shard and stay in the store."""
     return {name: value for name, value in summary.items() if name != "sums"}
-
-
-def _reuse(
-    store: Store, item: _Work, split: str, shard: int, fetched: Sequence[LedgerRow], segments: Sequence[Segment]
-) -> int:
-    """Takes over what the old manifest has for the same media; returns how many clips that spares."""
-    if item.old is None or item.lost:
-        return 0
-    tar = item.old.summary["tar"]
-    before = {row.key: row for row in item.old.rows}
-    for row in fetched:
-        old = before.get(row.key)
-        if old is None or (old.media_sha256, old.media_start_ms) != (row.media_sha256, row.media_start_ms):
-            continue
-        if old.status == OK:
-            array = _read_array(store, store.column_folder(item.column.name, split) + "/" + tar["name"], old)
-            if array is None:
-                continue
-            item.arrays[row.position] = array
-        segment = segments[row.position]
-        item.rows[row.position] = replace(old, mids=segment.mids, labels=segment.labels)
-    return len(item.rows)
-
-
-def _read_array(store: Store, tar: str, row: ManifestRow) -> np.ndarray | None:
-    """A sample's array out of an older tar; None, with a warning, where the bytes are not those that were written."""
-    assert row.sample_offset is not None and row.sample_bytes is not None
-    assert row.array_offset is not None and row.array_bytes is not None
-    try:
-        data = store.storage.read_range(tar, row.sample_offset, row.sample_offset + row.sample_bytes)
-    except (FileNotFoundError, StorageError) as error:
-        logger.warning("%s cannot be read (%s); %s is computed again", tar, error, row.key)
-        return None
-    if xxhash.xxh3_64_hexdigest(data) != row.sample_xxh3:
-        logger.warning("%s: the bytes of %s have changed; it is computed again", tar, row.key)
-        return None
-    start = row.array_offset - row.sample_offset
-    return npy_array(data[start : start + row.array_bytes])
 
 
 def _decode_options(columns: Sequence[Column]) -> DecodeOptions:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipeline.media import DecodeRules, FrameSpec
 from pipeline.weights import EncoderWeights
-from stores.specs import Spec
+from stores.specs import Spec, canonical_json
 
 CLIP_SECONDS = 10
 ENCODERS = ("r2plus1d_18", "r2plus1d_34", "r2plus1d_152")  # the networks of models/r2plus1d.py
@@ -133,3 +134,26 @@ def build_columns(names: Sequence[str], options_for: OptionsFor) -> tuple[Column
     if unknown or len(set(names)) != len(names):
         raise ValueError(f"expected --columns of {', '.join(_BUILDERS)}, each once; got {','.join(names)}")
     return tuple(_BUILDERS[name](options_for) for name in names)
+
+
+def column_of(spec: Spec, options_for: Callable[[str, Mapping[str, Any]], EncoderOptions]) -> Column:
+    """The column of a stored spec, as this program computes it.
+
+    Args:
+        options_for: architecture and constants of a clip encoder's spec → how it is run.
+
+    Raises:
+        ValueError: no such feature, or this program would compute something else.
+    """
+    if spec.feature not in _BUILDERS:
+        raise ValueError(f"expected a feature of {', '.join(_BUILDERS)}, {spec.column} is another")
+    made = _BUILDERS[spec.feature](lambda architecture: options_for(architecture, spec.constants))
+    if made.name != spec.column:
+        differ = sorted(
+            name
+            for name in {*spec.constants, *made.spec.constants}
+            if canonical_json(spec.constants.get(name)) != canonical_json(made.spec.constants.get(name))
+        )
+        what = ", ".join(differ) or "shape or dtype"
+        raise ValueError(f"{spec.column} was made with other constants than this program has ({what}): it can be read")
+    return made

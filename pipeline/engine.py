@@ -8,38 +8,31 @@ anything else is our bug and ends the job.
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
-from pipeline.clip import Fetcher, FetchOptions
-from pipeline.column_shard import ColumnReport, EncoderUnavailable, build_column_shards
+from pipeline.column_shard import EncoderUnavailable
 from pipeline.columns import Column
-from pipeline.decode_process import DecodeOptions
-from pipeline.decoder import Decoder, DecoderUnavailable
-from pipeline.egress import Egress
-from pipeline.encoder_pool import A_BYTE, EncoderPool
-from pipeline.fetch import open_source
-from pipeline.gatekeeper_actor import Entry, RayDoor, gatekeeper
-from pipeline.media_shard import FetchPolicy, MediaReport, build_media_shard
-from pipeline.media_source import MediaGone, MediaSource
+from pipeline.decoder import DecoderUnavailable
+from pipeline.encoder_pool import EncoderPool
+from pipeline.failures import Cause
+from pipeline.gatekeeper_actor import gatekeeper
+from pipeline.media_shard import MediaReport
+from pipeline.media_source import MediaGone
 from pipeline.options import IngestOptions
-from pipeline.permits import Paced, Source, Unpaced
-from pipeline.politeness import Limits
 from pipeline.progress import ProgressDisplay
-from pipeline.segments import Segment
+from pipeline.shard_tasks import column_task, fetch_task, job_context
 from pipeline.splits import Split
 from pipeline.summary import Summary, summarise
-from pipeline.tally import TallyActor, TallyClient
+from pipeline.tally import TallyActor
 from pipeline.worklist import ShardState, survey
 from stores.layout import Store
 from stores.storage import StorageError
@@ -57,103 +50,6 @@ class IngestFailed(Exception):  # noqa: N818 - the end of a job, not an error am
     """The job cannot go on: a bug of ours, or a store or encoder that stays out of reach. The words name the shard."""
 
 
-@dataclass(frozen=True)
-class JobContext:
-    """What every task of a run needs; small, so it travels with each."""
-
-    store: str
-    source: str
-    fetch: FetchOptions
-    egresses: tuple[Egress, ...]
-    limits: Mapping[str, Limits]
-    policy: FetchPolicy
-    columns: tuple[Column, ...]
-    processes: int
-    seconds_per_clip: float
-    source_is_folder: bool
-
-
-@functools.lru_cache(maxsize=2)
-def _files(source: str, options: FetchOptions) -> Fetcher:
-    """One fetcher of a folder per worker process: it keeps the listing."""
-    return open_source(source, options)
-
-
-_sources: dict[tuple[str, str, FetchOptions, tuple[Egress, ...]], Source] = {}
-
-
-def _source(context: JobContext, keeper: Any) -> Source:
-    """One source per worker process: it keeps connections and sessions, for each egress."""
-    if context.source_is_folder:
-        return Unpaced(_files(context.source, context.fetch))
-    key = (context.store, context.source, context.fetch, context.egresses)
-    if key not in _sources:
-        open_by = {
-            egress.name: functools.partial(open_source, context.source, egress.options(context.fetch))
-            for egress in context.egresses
-        }
-        limited = frozenset(name for name, limits in context.limits.items() if limits.requests_per_second)
-        _sources[key] = Paced(RayDoor(keeper, Entry(context.store, context.limits)), open_by, limited)
-    return _sources[key]
-
-
-_decoders: dict[tuple[DecodeOptions, int], Decoder] = {}
-
-
-def _decoder(options: DecodeOptions, processes: int) -> Decoder:
-    """The decoder of this worker process, kept from shard to shard: its processes take seconds to start."""
-    if (options, processes) not in _decoders:
-        while _decoders:
-            _decoders.popitem()[1].close()
-        _decoders[options, processes] = Decoder(options, processes)
-    return _decoders[options, processes]
-
-
-@ray.remote(num_cpus=0, memory=A_BYTE, max_retries=-1, scheduling_strategy="SPREAD")
-def fetch_task(
-    context: JobContext, split: str, shard: int, segments: list[Segment], keeper: Any, tally: Any
-) -> MediaReport:
-    """Runs `build_media_shard` on some node."""
-    progress = TallyClient(tally)
-    store, source = Store.open(context.store), _source(context, keeper)
-    try:
-        return build_media_shard(store, split, shard, segments, source, context.policy, progress=progress)
-    finally:
-        progress.flush()
-
-
-@ray.remote(max_retries=-1, scheduling_strategy="SPREAD")
-def column_task(
-    context: JobContext,
-    split: str,
-    shard: int,
-    segments: list[Segment],
-    labels: str,
-    encoders: dict[str, EncoderPool],
-    tally: Any,
-) -> ColumnReport:
-    """Runs `build_column_shards` on some node."""
-    progress = TallyClient(tally)
-    store = Store.open(context.store)
-    files = _files(context.source, replace(context.fetch, keep=False)) if context.source_is_folder else None
-    try:
-        return build_column_shards(
-            store,
-            split,
-            shard,
-            segments,
-            context.columns,
-            MediaSource(store, split, shard, files),
-            lambda options: _decoder(replace(options, seconds_per_clip=context.seconds_per_clip), context.processes),
-            encoders,
-            labels=labels,
-            noted={"torch": version("torch")},
-            progress=progress,
-        )
-    finally:
-        progress.flush()
-
-
 @dataclass(frozen=True, eq=False)
 class _Step:
     """A task to be submitted once it is due; of those that are, the first in plan order goes first."""
@@ -165,7 +61,11 @@ class _Step:
 
 
 class IngestRun:
-    """One run over a store's splits."""
+    """One run over a store's splits.
+
+    Args:
+        again: statuses of clips that are computed again though nothing has changed; None for what the options say.
+    """
 
     def __init__(
         self,
@@ -174,11 +74,13 @@ class IngestRun:
         splits: Sequence[Split],
         columns: tuple[Column, ...],
         console: Console,
+        again: frozenset[str] | None = None,
     ) -> None:
         self.options, self.store, self.columns, self.console = options, store, columns, console
         self.splits = {split.name: split for split in splits}
-        self.context = _context(options, columns)
+        self.context = job_context(options, columns, options.retry_statuses if again is None else again)
         self._order = {split.name: i for i, split in enumerate(splits)}
+        self._chosen = {split.name: options.selection.shards(split.plan) for split in splits}
         self._hold_until = 0.0  # no fetch is submitted before: a source asked for a pause
         self._ready: dict[str, list[_Step]] = {"fetch": [], "columns": []}
         self._running: dict[Any, _Step] = {}
@@ -187,9 +89,16 @@ class IngestRun:
         self._totals = Summary()
         self._states: list[ShardState] = []
 
-    def look(self) -> bool:
-        """Reads what the store has; returns whether anything is left to do. Needs no Ray."""
-        self._states = survey(self.store, list(self.splits.values()), self.columns)
+    def look(self, shards: Collection[int] | None = None) -> bool:
+        """Reads what the store has; returns whether anything is left to do. Needs no Ray.
+
+        Args:
+            shards: only these, of every split; None for all.
+        """
+        found = survey(self.store, list(self.splits.values()), self.columns)
+        self._states = [state for state in found if shards is None or state.shard in shards]
+        if self.options.kind == "none":  # what has no media yet is not this run's
+            self._states = [state for state in self._states if state.ledger is not None]
         for state in self._states:
             self._enqueue(state)
         return any(self._ready.values())
@@ -222,11 +131,22 @@ class IngestRun:
     def _enqueue(self, state: ShardState) -> None:
         """Queues what a shard needs next: its media before its columns."""
         now = datetime.now(UTC)
-        due = state.fetch_due(now, self.context.policy.retry)
+        due = None if self.options.kind == "none" else state.fetch_due(now, self._retried(state))
         if due is not None and (due - now).total_seconds() <= self.options.wait:
             self._push("fetch", state, (due - now).total_seconds())
-        elif state.stale(self.columns):
+        elif self._to_compute(state):
             self._push("columns", state)
+
+    def _retried(self, state: ShardState) -> frozenset[Cause]:
+        """The causes of failed clips that this shard tries again."""
+        chosen = self._chosen[state.split]
+        return self.context.policy.retry if chosen is None or state.shard in chosen else frozenset()
+
+    def _to_compute(self, state: ShardState) -> bool:
+        """Whether a column of the shard is not up to date, or has clips that are tried again."""
+        chosen = self._chosen[state.split]
+        again = state.again(self.columns, self.context.again) and (chosen is None or state.shard in chosen)
+        return bool(state.stale(self.columns)) or (state.ledger is not None and again)
 
     def _push(self, kind: str, state: ShardState, delay: float = 0.0, tries: int = 0) -> None:
         due = time.monotonic() + max(0.0, delay)
@@ -258,9 +178,9 @@ class IngestRun:
 
     def _work(self, states: Sequence[ShardState]) -> None:
         tally = TallyActor.remote()
-        self._keeper = None if self.context.source_is_folder else gatekeeper()
+        self._keeper = None if self.options.kind in ("dir", "none") else gatekeeper()
         fetches = sum(state.planned for state in states if state.ledger is None)
-        decodes = sum(state.planned for state in states if state.ledger is None or state.stale(self.columns))
+        decodes = sum(state.planned for state in states if state.ledger is None or self._to_compute(state))
         with ProgressDisplay(self.console, fetches, decodes if self.columns else 0) as display:
             while self._running or any(self._ready.values()):
                 for kind in self._ready:
@@ -278,11 +198,13 @@ class IngestRun:
         while under_way < self._window(kind) and (step := self._pop(kind)) is not None:
             state, split = step.state, self.splits[step.state.split]
             segments = split.segments(state.shard)
+            only = self.options.selection.positions(segments)
             reference: Any
             if kind == "fetch":
-                reference = fetch_task.remote(self.context, split.name, state.shard, segments, self._keeper, tally)
+                arguments: tuple[Any, ...] = (self._keeper, tally)
+                reference = fetch_task.remote(self.context, split.name, state.shard, segments, only, *arguments)
             else:
-                arguments = (segments, state.labels, self._start_encoders(), tally)
+                arguments = (segments, only, state.labels, self._start_encoders(), tally)
                 task = column_task.options(num_cpus=self.options.cpus_per_shard)
                 reference = task.remote(self.context, split.name, state.shard, *arguments)
             self._running[reference] = step
@@ -330,7 +252,7 @@ class IngestRun:
             return
         self._totals.traffic += report.summary["traffic"] - before
         state.ledger = report.summary
-        if state.stale(self.columns):
+        if self._to_compute(state):
             self._push("columns", state)
 
     def _after_error(self, step: _Step, error: RayTaskError) -> None:
@@ -351,36 +273,3 @@ class IngestRun:
         waiting = [step.due for steps in self._ready.values() for step in steps if step.due > time.monotonic()]
         text = f"{len(self._running)} shards under way, {sum(map(len, self._ready.values()))} to go"
         return text + (f", next retry in {min(waiting) - time.monotonic():.0f} s" if waiting else "")
-
-
-def _context(options: IngestOptions, columns: tuple[Column, ...]) -> JobContext:
-    policy = FetchPolicy(
-        keep_media=options.keep_media,
-        keep_spool=not options.keep_media and bool(columns),
-        threads=options.fetch_threads,
-        retry=options.retry_causes,
-        retry_delay_s=options.retry_delay,
-        wait_s=options.wait,
-    )
-    fetch = FetchOptions(
-        proxy=options.proxy,
-        cookie_file=options.cookies,
-        keep=options.keep_media,
-        read_timeout_s=options.read_timeout,
-        deadline_s=options.fetch_deadline,
-    )
-    return JobContext(
-        store=options.store,
-        source=options.source,
-        fetch=fetch,
-        egresses=options.egress_list,
-        limits={
-            one.name: one.limits(options.per_hour, options.requests_per_second, options.retry_delay)
-            for one in options.egress_list
-        },
-        policy=policy,
-        columns=columns,
-        processes=options.cpus_per_shard,
-        seconds_per_clip=options.seconds_per_clip,
-        source_is_folder=options.kind == "dir",
-    )

@@ -1,4 +1,4 @@
-"""Where clips come from: `youtube`, `ytdlp:URL`, `http:URL`, `dir:PATH`."""
+"""Where clips come from: `youtube`, `ytdlp:URL`, `http:URL`, `dir:PATH`; `none` where nothing shall be fetched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "source_kind",
 ]
 
-SourceKind = Literal["youtube", "ytdlp", "http", "dir"]
+SourceKind = Literal["youtube", "ytdlp", "http", "dir", "none"]
 YOUTUBE_URL = "https://www.youtube.com/watch?v={ytid}"
 
 
@@ -30,6 +30,8 @@ def source_kind(text: str) -> SourceKind:
     kind, _, rest = text.partition(":")
     if text == "youtube":
         return "youtube"
+    if text == "none":
+        return "none"
     if kind == "dir" and rest:
         return "dir"
     if kind in ("http", "https", "ytdlp"):
@@ -51,6 +53,8 @@ def open_source(text: str, options: FetchOptions, before_request: Callable[[], N
         ValueError: the text is none, or what it names (folder, cookie file) cannot be used.
     """
     kind = source_kind(text)
+    if kind == "none":
+        raise ValueError("expected a source to fetch from, got none")
     if kind == "dir":
         return DirectoryFetcher(text.removeprefix("dir:"), options)
     if kind == "http":

@@ -81,6 +81,7 @@ def build_media_shard(
     source: Source,
     policy: FetchPolicy,
     *,
+    only: Set[int] | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     progress: Progress = lambda **_: None,
 ) -> MediaReport:
@@ -89,6 +90,7 @@ def build_media_shard(
     Args:
         segments: the shard's planned segments, in order.
         source: where from, and how politely.
+        only: positions of the failed clips that `policy.retry` is about; None for all.
         now: the clock, UTC.
         progress: called with counts (`fetched=1`, `traffic=…`) as clips end.
 
@@ -101,7 +103,8 @@ def build_media_shard(
     ledger = read_ledger(store, split, shard)
     forgotten = store.forgotten()
     rows = _rows_so_far(segments, ledger, spool, forgotten)
-    due = [row for row in rows if row.is_due(began) or _is_retried(row, ledger, policy)]
+    chosen = range(len(rows)) if only is None else only
+    due = [row for row in rows if row.is_due(began) or (row.position in chosen and _is_retried(row, ledger, policy))]
     due = [row for row in due if row.key not in forgotten]
     # Throttled clips go last: one address that never answers must not keep the others from their turn.
     due.sort(key=lambda row: (row.cause == Cause.THROTTLED, row.attempts, row.position))

@@ -15,11 +15,18 @@ from pipeline.egress import PROXIES, Egress, is_proxy, read_egresses
 from pipeline.failures import Cause
 from pipeline.fetch import source_kind
 from pipeline.politeness import Limits
+from pipeline.selection import Selection, read_keys
 from pipeline.weights import resolve_weights
 
 # Set by Ray in the entry process of every submitted job.
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-RETRIED = (Cause.GONE, Cause.GONE_HERE, Cause.UNREACHABLE, Cause.UNDECODABLE)  # the causes that fail a clip
+RETRIED = (
+    Cause.GONE,
+    Cause.GONE_HERE,
+    Cause.UNREACHABLE,
+    Cause.UNDECODABLE,
+    Cause.CRASHED,
+)  # the causes that fail a clip
 LONGEST_WAIT_S = 30 * 86_400.0
 SLOWEST_PER_HOUR = 0.01  # one in four days
 YOUTUBE_PER_HOUR = 300.0  # what a guest session is given (VIDEO.md section 4)
@@ -69,7 +76,12 @@ class IngestOptions:
     media: Literal["keep", "drop"] | None = None
     """Keep the fetched bytes in media shards. Default: keep; drop for dir:, whose files stay where they are."""
     retry: str = ""
-    """Failed clips to try again, by cause, separated by commas: gone, gone_here, unreachable, undecodable."""
+    """Failed clips to try again, by cause, separated by commas: gone, gone_here, unreachable, undecodable, crashed. The
+    last two are decoded again where their media are in the store."""
+    retry_keys: str | None = None
+    """Of those, only the clips of this file: a key in each line, as `python -m stores failed` prints them."""
+    retry_class: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Of those, only clips of this class (/m/09x0r); may be given several times, and beside --retry-keys."""
     retry_delay: float | None = None
     """Seconds before a clip that failed for a passing reason is tried again; grows with each try. Default: 300 after
     unreachable, 60 after being throttled."""
@@ -127,6 +139,8 @@ class IngestOptions:
         retried = [name for name in self.retry.split(",") if name and name not in RETRIED]
         if retried:
             raise ValueError(f"expected --retry of {', '.join(RETRIED)}; got {', '.join(retried)}")
+        if (self.retry_keys or self.retry_class) and not self.retry:
+            raise ValueError("expected --retry with --retry-keys or --retry-class: which causes are tried again?")
         unknown = [name for name in self.column_names if name not in feature_names()]
         if unknown:
             raise ValueError(f"expected --columns of {', '.join(feature_names())}; got {', '.join(unknown)}")
@@ -145,6 +159,20 @@ class IngestOptions:
     def retry_causes(self) -> frozenset[Cause]:
         """Causes of failed clips that are tried again."""
         return frozenset(Cause(name) for name in self.retry.split(",") if name)
+
+    @property
+    def retry_statuses(self) -> frozenset[str]:
+        """Statuses of clips that are decoded again."""
+        return frozenset({"undecodable", "crashed"} & {str(cause) for cause in self.retry_causes})
+
+    @cached_property
+    def selection(self) -> Selection:
+        """The clips that are tried again. Raises ValueError where the file is no list of keys."""
+        try:
+            keys = None if self.retry_keys is None else read_keys(self.retry_keys)
+        except OSError as error:
+            raise ValueError(f"--retry-keys {self.retry_keys} cannot be read: {error}") from None
+        return Selection(keys, frozenset(self.retry_class))
 
     @property
     def keep_media(self) -> bool:

@@ -74,6 +74,12 @@ def plan_split(store: Store, name: str, listed: SegmentTable, classes: ClassList
     return Split(name, plan, shard_count(plan), labels_digests(plan, size))
 
 
+def stored_split(store: Store, name: str) -> Split:
+    """A split as it is planned. Raises StoreError naming the splits there are."""
+    plan, _ = store.read_plan(name)
+    return Split(name, plan, shard_count(plan), labels_digests(plan, store.config.shard_size))
+
+
 def _replace_labels(store: Store, name: str, stored: pa.Table, plan: pa.Table, summary: dict[str, object]) -> None:
     same = all(stored.column(c).to_pylist() == plan.column(c).to_pylist() for c in ("key", "start_ms", "end_ms"))
     if not same:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,6 +29,11 @@ class ShardState(stored.ShardState):
         if self.ledger is None:
             return []
         return [column for column in columns if not self.is_current(column.name, column.spec.digest)]
+
+    def again(self, columns: Sequence[Column], statuses: Set[str]) -> bool:
+        """Whether a column has clips of such a status, which are to be computed again."""
+        found = [self.manifests[column.name]["counts"] for column in columns if column.name in self.manifests]
+        return any(counts[status] for counts in found for status in statuses)
 
 
 def survey(store: Store, splits: Sequence[Split], columns: Sequence[Column]) -> list[ShardState]:

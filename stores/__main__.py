@@ -17,7 +17,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from stores.arguments import EXIT_FOUND, EXIT_OK, EXIT_USAGE, Column, Split, Uri, counted
 from stores.failed import losses
 from stores.layout import Store
-from stores.maintenance import export, forget, gc, inventory
+from stores.maintenance import export, forget, gc, inventory, plan_rebuild
 from stores.show import Clip, ColumnClip, describe, find_clips
 from stores.status import store_status
 from stores.status_table import render
@@ -157,14 +157,14 @@ def _complain(store: Store, split: str, column: str, live: list[str]) -> int:
     return EXIT_FOUND if lost or not live else EXIT_OK
 
 
-COMMANDS = (status, show, failed, verify, urls, gc, forget, export, inventory)
+COMMANDS = (status, show, failed, verify, urls, plan_rebuild, gc, forget, export, inventory)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns 0; 1 when `verify` found something or `urls` lacks tars; 2 for what cannot be done."""
     try:
         code: int = tyro.extras.subcommand_cli_from_dict(
-            {command.__name__: command for command in COMMANDS},  # type: ignore[attr-defined]
+            {command.__name__.replace("_", "-"): command for command in COMMANDS},  # type: ignore[attr-defined]
             prog="python -m stores",
             description="Looks into a feature store.",
             args=_keys_last(sys.argv[1:] if argv is None else argv),

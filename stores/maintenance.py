@@ -18,11 +18,42 @@ from stores.garbage import find_garbage, remove_garbage
 from stores.inventory import compare as compare_inventories
 from stores.inventory import read_inventory, segments_csv, take_inventory, write_inventory
 from stores.layout import Store
+from stores.rebuild import parse_shards
+from stores.rebuild import plan_rebuild as rebuilds
 from stores.signature import sign as sign_inventory
 from stores.signature import signer
 from stores.text import size_text
 
 WEEK_H = 168.0
+
+
+def plan_rebuild(
+    uri: Uri,
+    *,
+    split: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    column: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    shards: Annotated[str | None, arg(metavar="3,7-9")] = None,
+) -> int:
+    """The column shards that are not up to date, why, and what making them anew takes; nothing is done.
+
+    `pipeline/rebuild.py` (or the next ingest) does it. Exit code 1 where some of it cannot be made any more.
+
+    Args:
+        split: Only this split; may be given several times.
+        column: Only this column: its name, or its feature's (logmel); may be given several times.
+        shards: Only these of each split.
+    """
+    store = Store.open(uri)
+    columns = [store.resolve_column(text) for text in column]
+    count, decode, lost = 0, 0, 0
+    for found in rebuilds(store, split, columns, None if shards is None else parse_shards(shards)):
+        count, decode, lost = count + 1, decode + found.decode, lost + found.lost
+        gone = f"; the media of {counted(found.lost, 'clip')} were not kept" if found.lost else ""
+        takes = f"{counted(found.decode, 'clip')} to decode{gone}"
+        print(f"{found.column}\t{found.split}\t{found.shard:05d}\t{found.why}\t{takes}")
+    cannot = f"; {counted(lost, 'clip')} cannot be: fetch them into another store with --media keep" if lost else ""
+    print(f"{counted(count, 'column shard')} to make anew, {counted(decode, 'clip')} to decode{cannot}")
+    return EXIT_FOUND if lost else EXIT_OK
 
 
 def gc(uri: Uri, *, older_than: Annotated[float, arg(metavar="HOURS")] = WEEK_H, delete: bool = False) -> int:

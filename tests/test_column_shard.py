@@ -65,13 +65,12 @@ class Bench:
         policy = replace(FetchPolicy(wait_s=0.0), **changes)
         return build_media_shard(self.store, "eval", 0, self.planned, Unpaced(Positioned(self.fetcher)), policy)
 
-    def compute(self, columns: tuple[Column, ...] | None = None):
+    def compute(self, columns: tuple[Column, ...] | None = None, **more: Any):
         columns = columns or self.columns
         source = MediaSource(self.store, "eval", 0, None)
         encoders = {column.name: self.encoder for column in columns if column.encoder}
-        return build_column_shards(
-            self.store, "eval", 0, self.planned, columns, source, self.decoder, encoders, labels=self.labels, noted={}
-        )
+        what = (self.store, "eval", 0, self.planned, columns, source, self.decoder, encoders)
+        return build_column_shards(*what, labels=self.labels, noted={}, **more)
 
     def decoder(self, options: DecodeOptions) -> Decoder:
         if options not in self.decoders:
@@ -330,3 +329,19 @@ def test_a_lost_tar_is_made_anew_bit_for_bit(bench: Bench, damage: str) -> None:
     assert report.reused == 0
     assert bench.tar(logmel[0]) == before
     assert bench.compute(logmel).decoded == 0
+
+
+def test_clips_that_are_tried_again_are_decoded_again_and_others_are_not(bench: Bench) -> None:
+    bench.fetch()
+    bench.compute()
+    before = [bench.tar(column) for column in bench.columns]
+    for again, only, decoded in (
+        ({"undecodable"}, None, 1),
+        ({"crashed"}, None, 0),
+        ({"undecodable"}, {0, 1}, 0),
+        ({"ok", "undecodable"}, None, 5),
+        ({"ok"}, {2, 4}, 1),
+    ):
+        report = bench.compute(again=frozenset(again), only=only)
+        assert report.decoded == decoded
+    assert [bench.tar(column) for column in bench.columns] == before

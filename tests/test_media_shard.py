@@ -277,3 +277,12 @@ def test_clips_that_were_removed_on_request_are_never_asked_for(store: Store) ->
     build(store, fetcher, FetchPolicy(threads=3, wait_s=0.0, retry=frozenset({Cause.GONE})))
     assert sorted(fetcher.asked) == sorted(set(KEYS) - {KEYS[1], KEYS[3]})
     assert rows(store)[1].words == "removed on request"
+
+
+def test_only_chosen_clips_are_tried_again(store: Store) -> None:
+    gone = FetchFailure(Cause.GONE, "HTTP status 404")
+    fetcher = ScriptedFetcher({key: [gone] for key in KEYS[:3]})
+    build(store, fetcher)
+    policy = FetchPolicy(threads=3, wait_s=0.0, retry=frozenset({Cause.GONE}))
+    found = build_media_shard(store, "eval", 0, PLANNED, Unpaced(fetcher), policy, only=frozenset({1, 5}), now=Clock())
+    assert found.tried == 1 and fetcher.asked == {key: 1 + (key == KEYS[1]) for key in KEYS}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, ObjectStoreFullError, RayActorError, RayTaskError
+from ray.util.metrics import Histogram
 
 from pipeline.column_shard import Embedded, EncoderUnavailable
 from pipeline.columns import Column, EncoderOptions
@@ -21,6 +22,7 @@ from pipeline.columns import Column, EncoderOptions
 CPU_THREADS = 2
 # What asks for no resource at all goes to a random node, whatever its strategy (ray-project/ray pull request 25360).
 A_BYTE = 1
+ENCODE_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]  # bounds of a histogram
 
 
 class ClipEncoderServer:
@@ -47,6 +49,13 @@ class ClipEncoderServer:
         self.encoder = ClipEncoder(architecture, state, dtype=options.dtype, device=self.device)
         self.options = options
         on_gpu = self.device.type == "cuda"
+        self._seconds = Histogram(
+            "avlens_encoder_seconds",
+            description="Seconds of the clip encoder for a clip",
+            boundaries=ENCODE_SECONDS,
+            tag_keys=("encoder",),
+        )
+        self._seconds.set_default_tags({"encoder": architecture})
         self.name = torch.cuda.get_device_name(self.device) if on_gpu else f"cpu, {CPU_THREADS} threads"
 
     def encode(self, frames: np.ndarray) -> Embedded:
@@ -65,7 +74,9 @@ class ClipEncoderServer:
             embedding = self.encoder(torch.from_numpy(windows)).cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise EncoderUnavailable(f"{self.name}: {error}") from None
-        return Embedded(embedding, time.perf_counter() - began, self.name)
+        seconds = time.perf_counter() - began
+        self._seconds.observe(seconds)
+        return Embedded(embedding, seconds, self.name)
 
 
 # Typed loosely because Ray rewrites the class.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from pipeline.decoder import DecoderUnavailable
 from pipeline.encoder_pool import EncoderPool
 from pipeline.failures import Cause
 from pipeline.gatekeeper_actor import gatekeeper
+from pipeline.job_metrics import IngestMetrics
 from pipeline.media_shard import MediaReport
 from pipeline.media_source import MediaGone
 from pipeline.options import IngestOptions
@@ -40,6 +42,7 @@ from stores.storage import StorageError
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
+METRICS_EVERY_S = 5.0
 TRIES_OF_A_SHARD = 8  # after errors of the store or the encoder; lost workers and nodes are not counted
 LONGEST_PAUSE_S = 60.0
 LONGEST_HOLD_S = 3600.0
@@ -85,6 +88,8 @@ class IngestRun:
         self._ready: dict[str, list[_Step]] = {"fetch": [], "columns": []}
         self._running: dict[Any, _Step] = {}
         self._keeper: Any = None
+        self._metrics: Any = None
+        self._shown_at = 0.0
         self._encoders: dict[str, EncoderPool] = {}
         self._totals = Summary()
         self._states: list[ShardState] = []
@@ -178,6 +183,7 @@ class IngestRun:
 
     def _work(self, states: Sequence[ShardState]) -> None:
         tally = TallyActor.remote()
+        self._metrics = IngestMetrics(self.store.storage)
         self._keeper = None if self.options.kind in ("dir", "none") else gatekeeper()
         fetches = sum(state.planned for state in states if state.ledger is None)
         decodes = sum(state.planned for state in states if state.ledger is None or self._to_compute(state))
@@ -192,6 +198,17 @@ class IngestRun:
                 else:
                     time.sleep(POLL_S)
                 display.update(ray.get(tally.read.remote()), self._note())
+                self._show_metrics()
+            self._show_metrics(at_once=True)
+
+    def _show_metrics(self, at_once: bool = False) -> None:
+        if not at_once and time.monotonic() < self._shown_at + METRICS_EVERY_S:
+            return
+        self._shown_at = time.monotonic()
+        self._metrics.stand(self._states, self.columns)
+        running = Counter(step.kind for step in self._running.values())
+        breakers = {} if self._keeper is None else ray.get(self._keeper.states.remote())
+        self._metrics.under_way({kind: running[kind] for kind in self._ready}, breakers)
 
     def _submit(self, kind: str, tally: Any) -> None:
         under_way = sum(step.kind == kind for step in self._running.values())
@@ -237,11 +254,13 @@ class IngestRun:
             self._after_fetch(step.state, report)
         else:
             self._totals.decoded += report.decoded
+            self._metrics.computed(report)
             step.state.manifests.update(report.summaries)
             step.state.lost -= report.summaries.keys()
 
     def _after_fetch(self, state: ShardState, report: MediaReport) -> None:
         self._totals.tried += report.tried
+        self._metrics.fetched(report, state.ledger, state.planned)
         before = state.ledger["traffic"] if state.ledger else 0
         waiting = report.summary["next_attempt"]
         if report.shut_s:

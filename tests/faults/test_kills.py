@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import time
@@ -12,25 +11,14 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from calm_ingest import SHARDS, THREADS, CalmIngest, ingest_arguments
+from calm_ingest import CalmIngest, ingest_arguments
+from chaos import IN_FLIGHT, live_tars, wait_for
 from ray_cluster import Cluster, cluster, ingest_command, processes, run_ingest
 from small_clips import SmallClips
-from store_factory import column_tars
 
 from pipeline.loopback import LoopbackServer
 from stores.layout import Store
 from stores.verify import verify
-
-IN_FLIGHT = SHARDS * THREADS
-
-
-def live_tars(store: Path) -> dict[str, str]:
-    """The column tars that manifests name; a crash between tar and manifest may leave others, which are garbage."""
-    named = set()
-    for path in store.glob("features/*/*/*.parquet"):
-        summary = json.loads(pq.read_metadata(path).metadata[b"avlens"])
-        named.add(str((path.parent / summary["tar"]["name"]).relative_to(store)))
-    return {name: digest for name, digest in column_tars(store).items() if name in named}
 
 
 def assert_whole(store: Path, clips: SmallClips) -> None:
@@ -45,13 +33,6 @@ def assert_whole(store: Path, clips: SmallClips) -> None:
 
 # Other tests run beside these on the same cores: what takes a minute alone may take several.
 pytestmark = pytest.mark.timeout(900)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 400) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "what the test waits for did not happen"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,115 @@
+"""Mutated and absurd files: none hangs, none takes more than it may, none harms another, each ends as a row with words.
+
+The long form has 500 mutated files (`make chaos` runs it too); the short one runs with the other tests.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from hostile_media import honest_files, mutated, oddities
+
+from pipeline.decode_process import DecodeJob, DecodeOptions
+from pipeline.decoder import Decoder
+from pipeline.media import FrameSpec
+
+SEED = 20261123
+LIMIT_S = 12.0
+MEMORY = 1 << 30
+OPTIONS = DecodeOptions(
+    sample_rate=16_000,
+    frames=FrameSpec(fps=8.0, size=32),
+    frame_count=80,
+    logmel=True,
+    seconds_per_clip=LIMIT_S,
+    memory_bytes=MEMORY,
+)
+
+
+class Watch:
+    """The most memory that a decode process had at any moment."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.05):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    self.most = max(self.most, process.memory_info().rss)
+                except psutil.Error:
+                    continue
+
+
+def jobs(files: list[tuple[str, bytes]]) -> Iterator[DecodeJob]:
+    for index, (_, data) in enumerate(files):
+        yield DecodeJob(index, f"key{index}_0", data, None, 0, 10_000)
+
+
+def decode_all(files: list[tuple[str, bytes]]) -> dict[str, str]:
+    """By file, how it ended; everything that must hold is asserted."""
+    decoder = Decoder(OPTIONS, processes=2)
+    found: dict[str, str] = {}
+    try:
+        with Watch() as watch:
+            last = time.monotonic()
+            for result in decoder.decode(jobs(files)):
+                waited, last = time.monotonic() - last, time.monotonic()
+                name = files[result.index][0]
+                assert name not in found and result.status in ("ok", "undecodable", "crashed")
+                assert result.status == "ok" or result.words, name
+                # Twice the limit for a suspect, which has to wait for its turn, and a new process for the next one.
+                assert waited < 4 * LIMIT_S + 60, name
+                if result.logmel is not None:
+                    assert result.logmel.shape == (400, 64) and np.isfinite(result.logmel).all(), name
+                found[name] = result.status
+        assert len(found) == len(files)
+        assert watch.most < MEMORY + 1_500_000_000, watch.most  # torch itself, and the frames that are shared
+    finally:
+        decoder.close()
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_some_mutated_files_among_honest_ones(tmp_path: Path) -> None:
+    honest = [(f"honest {number}", data) for number, data in enumerate(honest_files(tmp_path))]
+    hostile = list(mutated(tmp_path, 72, SEED))
+    files = [file for pair in zip(hostile, honest * 9, strict=True) for file in pair]
+    files = [(f"{number}: {name}", data) for number, (name, data) in enumerate(files)]
+    found = decode_all(files)
+    assert {status for name, status in found.items() if "honest" in name} == {"ok"}
+    assert {"ok", "undecodable"} <= set(found.values())
+
+
+@pytest.mark.timeout(900)
+def test_what_is_no_clip_at_all_or_far_too_much_of_one(tmp_path: Path) -> None:
+    found = decode_all(list(oddities(tmp_path)))
+    fine = {name for name, status in found.items() if status == "ok"}
+    assert fine <= {"a picture every five seconds", "an hour of sound", "eight channels", "pictures of 33 megapixels"}
+    assert {"eight channels", "an hour of sound"} <= fine
+    assert not Path("/tmp/escaped").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_five_hundred_mutated_files(tmp_path: Path) -> None:
+    found = decode_all(list(mutated(tmp_path, 510, SEED + 1)))
+    counts = Counter(found.values())
+    assert counts.total() == 510 and counts["ok"] > 50 and counts["undecodable"] > 50

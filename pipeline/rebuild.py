@@ -14,7 +14,14 @@ from pipeline.columns import column_of
 from pipeline.engine import IngestFailed, IngestRun
 from pipeline.rebuild_options import RebuildOptions, absolute_paths
 from pipeline.splits import stored_split
-from pipeline.summary import EXIT_INCOMPLETE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from pipeline.summary import (
+    EXIT_INCOMPLETE,
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    interrupt_on_sigterm,
+)
 from stores.layout import Store
 from stores.storage import StorageError
 
@@ -42,6 +49,7 @@ def main() -> int:
     """Rebuilds and returns the exit code: 0 all is up to date, 1 something could not be made, 2 usage, 3 a bug."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = Console(stderr=False)
+    interrupt_on_sigterm()
     try:
         run, work = prepare(absolute_paths(tyro.cli(RebuildOptions, prog="rebuild.py")), console)
     except (ValueError, StorageError) as error:
@@ -50,6 +58,7 @@ def main() -> int:
     try:
         if work:
             ray.init()
+            interrupt_on_sigterm()
     except (ConnectionError, TimeoutError, RuntimeError) as error:
         print(f"rebuild: Ray cannot be reached: {error}", file=sys.stderr)
         return EXIT_INTERNAL

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all lint format bench bench-reader clean
+.PHONY: setup demo test test-all chaos lint format bench bench-reader clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest
+
+# An ingest of 204 clips whose workers, nodes, server and driver are killed thirty times; 510 mutated media files.
+chaos: setup
+	$(BIN)/python -m pytest -m slow tests/faults
 
 lint: setup
 	$(BIN)/ruff check .

@@ -13,105 +13,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
-from media_factory import Audio, Video, write_media
-from scripted_fetcher import ScriptedFetcher, segments
+from shard_bench import KEYS, PLANNED, Bench, make_media
 
-from pipeline.column_shard import Embedded, EncoderUnavailable, build_column_shards
-from pipeline.columns import Column, EncoderOptions, build_columns
+from pipeline.column_shard import EncoderUnavailable
 from pipeline.decode_process import DecodeOptions
 from pipeline.decoder import Decoder
-from pipeline.media_shard import FetchPolicy, build_media_shard
-from pipeline.media_source import MediaGone, MediaSource
-from pipeline.permits import Unpaced
-from pipeline.weights import resolve_weights
-from stores.layout import Store, StoreError
+from pipeline.media_source import MediaGone
+from stores.layout import StoreError
 from stores.manifest import read_manifest
 from stores.storage import Storage, StorageError
-
-OPTIONS = EncoderOptions(resolve_weights("random:0", "r2plus1d_18"), window_frames=8, fps=8.0, frame_size=32)
-PLANNED = segments(5)
-KEYS = [segment.key for segment in PLANNED]
-
-
-class MeanEncoder:
-    """Not a network: an embedding is the mean colour of each window, so that its rows can be foretold."""
-
-    def __init__(self, windows: int, dim: int) -> None:
-        self.windows, self.dim, self.calls = windows, dim, 0
-
-    def submit(self, frames: np.ndarray) -> np.ndarray:
-        self.calls += 1
-        return frames.copy()
-
-    def result(self, handle: np.ndarray) -> Embedded:
-        frames = handle[np.minimum(np.arange(self.windows * 8), len(handle) - 1)]
-        means = frames.reshape(self.windows, -1).mean(axis=1, dtype=np.float64)
-        return Embedded(np.repeat(means[:, None], self.dim, axis=1).astype(np.float32), 0.1, "a test")
-
-
-class Bench:
-    """One shard of real media and what is needed to compute its columns."""
-
-    def __init__(self, root: Path, media: list[bytes], decoders: dict[DecodeOptions, Decoder]) -> None:
-        self.store = Store.open_or_create(str(root / "store"), shard_size=5)
-        self.fetcher = ScriptedFetcher({key: [clip] for key, clip in zip(KEYS, media, strict=True)})
-        self.columns = build_columns(["logmel", "r2plus1d_18"], lambda _: OPTIONS)
-        self.encoder = MeanEncoder(10, 512)
-        self.decoders = decoders
-        self.labels = "0" * 64
-        self.planned = PLANNED
-
-    def fetch(self, **changes: Any):
-        policy = replace(FetchPolicy(wait_s=0.0), **changes)
-        return build_media_shard(self.store, "eval", 0, self.planned, Unpaced(Positioned(self.fetcher)), policy)
-
-    def compute(self, columns: tuple[Column, ...] | None = None, **more: Any):
-        columns = columns or self.columns
-        source = MediaSource(self.store, "eval", 0, None)
-        encoders = {column.name: self.encoder for column in columns if column.encoder}
-        what = (self.store, "eval", 0, self.planned, columns, source, self.decoder, encoders)
-        return build_column_shards(*what, labels=self.labels, noted={}, **more)
-
-    def decoder(self, options: DecodeOptions) -> Decoder:
-        if options not in self.decoders:
-            self.decoders[options] = Decoder(options, processes=2)
-        return self.decoders[options]
-
-    def manifest(self, column: Column):
-        manifest = read_manifest(self.store, column.name, "eval", 0)
-        assert manifest is not None
-        return manifest
-
-    def tar(self, column: Column) -> bytes:
-        name = self.manifest(column).summary["tar"]["name"]
-        return self.store.storage.read(f"features/{column.name}/eval/{name}")
-
-
-class Positioned:
-    """Every clip's media begin with its segment."""
-
-    def __init__(self, inner: ScriptedFetcher) -> None:
-        self.inner = inner
-
-    def fetch(self, segment):
-        return replace(self.inner.fetch(segment), media_start_ms=0)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """Both tracks, sound only, picture only, six seconds of ten, and a page instead of media."""
-    folder = tmp_path_factory.mktemp("media")
-    picture = Video(fps=8, width=64, height=64)
-    made = [
-        write_media(folder / "both.mp4", picture, Audio()),
-        write_media(folder / "sound.mp4", None, Audio(amplitude=0.0)),
-        write_media(folder / "picture.mp4", picture, None),
-        write_media(folder / "short.mp4", replace(picture, seconds=6.0), Audio(seconds=6.0)),
-    ]
-    return [*(path.read_bytes() for path in made), b"plain text, named .mp4"]
+    return make_media(tmp_path_factory.mktemp("media"))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +39,7 @@ def decoders() -> Iterator[dict[DecodeOptions, Decoder]]:
 
 @pytest.fixture
 def bench(tmp_path: Path, media: list[bytes], decoders: dict[DecodeOptions, Decoder]) -> Bench:
-    return Bench(tmp_path, media, decoders)
+    return Bench(str(tmp_path / "store"), media, decoders)
 
 
 def test_rows_flags_and_arrays_of_every_kind_of_clip(bench: Bench) -> None:
@@ -185,7 +100,7 @@ def test_a_missing_track_is_zeros_and_so_are_windows_without_a_real_frame(bench:
 def test_a_column_is_the_same_alone_and_beside_another(bench: Bench, tmp_path: Path, media: list[bytes]) -> None:
     bench.fetch()
     bench.compute()
-    other = Bench(tmp_path / "other", media, bench.decoders)
+    other = Bench(str(tmp_path / "other"), media, bench.decoders)
     other.fetch()
     for column in other.columns:
         other.compute((column,))
@@ -233,7 +148,7 @@ def test_a_supplement_costs_its_own_clip_only_and_equals_a_fresh_build(
     bench.fetch(retry=frozenset({Cause.GONE}))
     report = bench.compute()
     assert (report.decoded, report.reused) == (1, 8)
-    fresh = Bench(tmp_path / "fresh", media, bench.decoders)
+    fresh = Bench(str(tmp_path / "fresh"), media, bench.decoders)
     fresh.fetch()
     fresh.compute()
     for column in bench.columns:

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from s3_bucket import s3_bucket
-from store_factory import LOGMEL, SPLIT, UNFETCHED, VIDEO, commit_column, commit_media, make_store, make_wide_store
+from store_factory import (
+    LOGMEL,
+    SMALL_LOGMEL,
+    SMALL_VIDEO,
+    SPLIT,
+    UNFETCHED,
+    VIDEO,
+    commit_column,
+    commit_media,
+    commit_wide_shard,
+    make_store,
+    make_wide_store,
+    wide_row,
+)
 
+from stores.cache import TarCache
 from stores.garbage import Garbage, find_garbage, remove_garbage
 from stores.layout import Store
 from stores.ledger import FETCHED, PENDING, LedgerRow, commit_ledger, read_ledger
+from stores.reader import Reader
+from stores.snapshot import Snapshot
 from stores.spool import Spool
 from stores.storage import Storage
 from stores.verify import verify
@@ -131,3 +150,45 @@ def test_in_a_bucket() -> None:
         assert list(remove_garbage(store, HOUR)) == []
         assert len(list(remove_garbage(store, 0, now=lambda: time.time() + HOUR))) == 1
         assert list(find_garbage(store)) == []
+
+
+def rebuilt(store: Store, clips: int) -> None:
+    """Every column shard with other values under the same column, as after a supplement: all its tars are new."""
+    for spec in (SMALL_LOGMEL, SMALL_VIDEO):
+        rows = [wide_row(number, number, 8) for number in range(clips)]
+        for shard in range(-(-clips // 8)):
+            commit_wide_shard(store, spec, SPLIT, shard, rows[shard * 8 :][:8], lacks=[shard * 8 + 1])
+
+
+def batches(
+    snapshot: Snapshot, between: Callable[[int], object], **options: Any
+) -> list[tuple[list[str], list[bytes]]]:
+    found = []
+    reader = Reader(snapshot, order="uniform", batch_size=7, seed=3, epochs=2, **options)
+    for number, batch in enumerate(reader):
+        found.append((batch.keys, [array.tobytes() for array in batch.arrays.values()]))
+        between(number)
+    return found
+
+
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_a_training_goes_on_with_its_snapshot_through_ingest_rebuild_and_gc(tmp_path: Path, where: str) -> None:
+    with s3_bucket() if where == "bucket" else nullcontext({}) as options:
+        uri = "s3://bucket/store" if where == "bucket" else str(tmp_path / "store")
+        store = make_wide_store(uri, clips=60, shard_size=8, **options)
+        snapshot = Snapshot.open(store, SPLIT, ["logmel", "embedding"])
+        size = max(tar.size for column in snapshot.columns for tar in column.tars)
+        more = {"cache": TarCache(tmp_path / "cache", 4 * size)} if where == "bucket" else {}  # less than the store
+        calm = batches(snapshot, lambda _: None, **more)
+
+        def disturb(number: int) -> None:
+            if number == 2:
+                rebuilt(store, 60)
+                make_wide_store(uri, clips=9, shard_size=8, split="more", first=100, **options)
+            if number in (3, 9):
+                assert list(remove_garbage(store, HOUR)) == []  # what was replaced just now is not old enough
+
+        again = {"cache": TarCache(tmp_path / "other", 4 * size)} if where == "bucket" else {}
+        assert batches(snapshot, disturb, **again) == calm
+        assert len(list(find_garbage(store))) == 16
+        assert Snapshot.open(store, SPLIT, ["logmel", "embedding"]).digest != snapshot.digest

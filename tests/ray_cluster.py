@@ -49,6 +49,7 @@ class Cluster:
     port: int = field(default_factory=free_port)
     dashboard_port: int = field(default_factory=free_port)
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    metrics_ports: dict[str, int] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -72,7 +73,8 @@ class Cluster:
         command = [str(BIN / "ray"), "start", "--block", "--num-cpus", str(cpus), "--object-store-memory", "500000000"]
         for flag in ("agent-listen", "agent-grpc"):
             command += [f"--dashboard-{flag}-port", str(free_port())]
-        command += ["--metrics-export-port", str(free_port()), "--node-name", name]
+        self.metrics_ports[name] = free_port()
+        command += ["--metrics-export-port", str(self.metrics_ports[name]), "--node-name", name]
         if not self.nodes:
             command += ["--head", "--port", str(self.port), "--dashboard-port", str(self.dashboard_port)]
             command += ["--include-dashboard", "true", "--temp-dir", str(self.folder)]

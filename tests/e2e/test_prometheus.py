@@ -116,7 +116,7 @@ def test_the_counters_add_up_to_the_ledger(
     tried = prometheus.ask("sum(last_over_time(ray_avlens_fetches_tried_total[10m]))")
     assert list(tried.values()) == [sum(row["attempts"] for row in rows)]
 
-    # Every metric that dashboard and alerts name is one that Prometheus has now, but for those that need more to happen.
+    # Every query of dashboard and alerts is one that Prometheus takes, and what they ask for is there.
     known = set(prometheus.get("/api/v1/label/__name__/values"))
     dashboard = json.loads((INFRA / "grafana.json").read_text())
     for panel in dashboard["panels"]:

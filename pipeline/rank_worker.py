@@ -10,16 +10,26 @@ import time
 from typing import Any
 
 from ray import cloudpickle
+from ray.util.metrics import Gauge, Histogram
+
+WAIT_SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]  # bounds of a histogram
 
 
 class MonitorClient:
-    """The first rank's end of the monitor: at most one step's line a second, and no waiting."""
+    """The first rank's end of the monitor: at most one step's line a second, and no waiting. Prometheus is told too."""
 
     def __init__(self, monitor: Any) -> None:
         self._monitor = monitor
         self._told_at = 0.0
+        what = "Seconds of a step in which the first rank waited for the reader"
+        self._wait = Histogram("avlens_reader_wait_seconds", description=what, boundaries=WAIT_SECONDS)
+        self._rate = Gauge("avlens_clips_per_second", description="Clips a second, all ranks together")
 
     def __call__(self, line: dict[str, Any]) -> None:
+        if "wait_s" in line:
+            self._wait.observe(line["wait_s"])
+        if "clips_per_s" in line:
+            self._rate.set(line["clips_per_s"])
         if "clips_per_s" not in line or time.monotonic() - self._told_at >= 1.0:
             self._monitor.tell.remote(line)
             self._told_at = time.monotonic()

@@ -54,8 +54,8 @@ def train(options: TrainOptions, ranks: Ranks, device: torch.device, progress: P
     """Trains until the last step; all ranks call it alike, and the first one writes the run's folder.
 
     Args:
-        progress: on the first rank, called with `step`, `loss` and `clips_per_s` after steps, and with `valid` after
-            evaluations.
+        progress: on the first rank, called with `step`, `loss`, `clips_per_s` and `wait_s` (for the reader) after
+            steps, and with `valid` after evaluations.
 
     Raises:
         ValueError, StoreError, CheckpointError: store, options and folder do not fit together.
@@ -124,6 +124,7 @@ class _Run:
         self.state, self.rules, self.progress = state, rules, progress
         self.take = TrainingStep(state.model, state.optimizer, ranks, rules, options.groups_per_step)
         self.log = RunLog(folder, state.step) if ranks.first else None
+        self.waited_s = 0.0
 
     def go(self) -> None:
         """Takes the steps that are left."""
@@ -155,14 +156,25 @@ class _Run:
         per_step, ranks = self.options.groups_per_step, self.ranks
         first = step * per_step
         mine = sum(number % ranks.size == ranks.rank for number in range(first, first + per_step))
-        return islice(groups, mine)
+        return self._timed(islice(groups, mine))
+
+    def _timed(self, groups: Iterator[Group]) -> Iterator[Group]:
+        """Adds up how long a step waits for its groups."""
+        self.waited_s = 0.0
+        while True:
+            began = time.perf_counter()
+            group = next(groups, None)
+            self.waited_s += time.perf_counter() - began
+            if group is None:
+                return
+            yield group
 
     def _note(self, result: StepResult, seconds: float) -> None:
         if self.log:
             rate = learning_rate_of(self.state.step - 1, self.rules)
             line = {"step": self.state.step, "loss": result.loss, "learning_rate": rate, "clips": result.clips}
             self.log.add({**line, "gradient_norm": result.gradient_norm, "seconds": round(seconds, 4)})
-            self.progress({**line, "clips_per_s": result.clips / seconds})
+            self.progress({**line, "clips_per_s": result.clips / seconds, "wait_s": self.waited_s})
 
     def _evaluate(self) -> None:
         """Scores the validation split and leaves a checkpoint; when it is the best one, with its scores."""

@@ -120,7 +120,8 @@ def names_in(text: str) -> set[str]:
 
 
 def test_dashboard_and_alerts_ask_for_metrics_that_there_are() -> None:
-    sources = "".join((INFRA.parent / f"pipeline/{name}.py").read_text() for name in ("job_metrics", "encoder_pool"))
+    told_in = ("job_metrics", "encoder_pool", "rank_worker")
+    sources = "".join((INFRA.parent / f"pipeline/{name}.py").read_text() for name in told_in)
     there = set(re.findall(r'"(avlens_\w+)"', sources))
     dashboard = json.loads((INFRA / "grafana.json").read_text())
     asked = names_in(json.dumps(dashboard)) | names_in((INFRA / "alerts.yml").read_text())

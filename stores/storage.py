@@ -16,9 +16,11 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 SCRATCH = ".tmp"
 LOCK = ".lock"
+ABANDONED_S = 3 * 86_400.0  # no writer takes days for a file
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # what a disk that is built on can come up with
 # What object stores' own libraries raise beside OSError: no credentials, no way to the endpoint.
 LIBRARY_ERRORS = (
@@ -203,10 +206,14 @@ class Storage:
 
     @contextlib.contextmanager
     def scratch_file(self) -> Iterator[Path]:
-        """A path to build a file at, on the store's own disk where there is one; removed if it was not published."""
+        """A path to build a file at, on the store's own disk where there is one; removed if it was not published.
+
+        What killed writers left there days ago is removed on the way.
+        """
         folder = Path(self.root, SCRATCH) if self.is_local else Path(tempfile.gettempdir(), "avlens-scratch")
         with self._errors(str(folder), writing=True):
             folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         path = folder / uuid.uuid4().hex
         try:
             yield path
@@ -308,6 +315,21 @@ class Storage:
 
 def _content_version(data: bytes) -> Version:
     return Version(hashlib.sha256(data).hexdigest())
+
+
+_swept: set[Path] = set()
+
+
+def _sweep(folder: Path) -> None:
+    """Removes scratch files that nobody has written to for days; once in a process, and whatever fails is left."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if re.fullmatch("[0-9a-f]{32}", path.name) and time.time() - path.stat().st_mtime > ABANDONED_S:
+                    path.unlink()
 
 
 def _modified(info: dict[str, Any]) -> float | None:

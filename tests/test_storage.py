@@ -191,3 +191,17 @@ def test_a_full_disk_under_a_scratch_file_is_a_storage_error(tmp_path: Path) -> 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(PermissionError), Storage(str(tmp_path)).scratch_file():
         raise PermissionError(errno.EPERM, "ours")
+
+
+def test_what_killed_writers_left_days_ago_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stores.storage._swept", set())
+    folder = tmp_path / ".tmp"
+    folder.mkdir()
+    old, young, other = folder / ("a" * 32), folder / ("b" * 32), folder / "mine"
+    for path in (old, young, other):
+        path.write_text("x")
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    with Storage(str(tmp_path)).scratch_file():
+        pass
+    assert not old.exists() and young.exists() and other.exists()

@@ -24,6 +24,7 @@ from pipeline.decode_process import DecodeJob, DecodeOptions, DecodeResult
 from pipeline.decoder import Decoder
 from pipeline.media_source import MediaSource
 from pipeline.segments import Segment
+from stores.forget import forget_in_column
 from stores.layout import Store, StoreError
 from stores.ledger import FETCHED, LedgerRow, ledger_summary, read_ledger
 from stores.manifest import (
@@ -37,7 +38,7 @@ from stores.manifest import (
 )
 from stores.shards import Sample, write_feature_tar
 from stores.spool import Spool
-from stores.storage import ABSENT
+from stores.storage import ABSENT, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,8 @@ def build_column_shards(
     seconds: dict[str, float] = defaultdict(float)
     if not work:
         return ColumnReport(split, shard, current)
-    fetched = [row for row in ledger.rows if row.status == FETCHED]
+    forgotten = store.forgotten()
+    fetched = [row for row in ledger.rows if row.status == FETCHED and row.key not in forgotten]
     reused = 0
     for item in work:
         if item.old is not None and not item.lost:
@@ -157,6 +159,10 @@ def build_column_shards(
     began = time.perf_counter()
     summaries = {item.column.name: _commit(store, split, shard, item, labels, noted) for item in work}
     seconds["write"] = time.perf_counter() - began
+    if late := (store.forgotten() - forgotten) & {row.key for row in fetched}:
+        for item in work:
+            list(forget_in_column(store, item.column.name, split, shard, late))
+        raise StorageError(f"shard {shard} of {split}: {', '.join(sorted(late))} was removed on request meanwhile")
     if any(row.tar is None for row in fetched):
         Spool(store, split, shard).remove_committed(ledger.rows)
     return ColumnReport(split, shard, {**current, **summaries}, len(missing), reused, dict(seconds))

@@ -6,7 +6,6 @@ one starts from the ledger and the spool and asks the source for nothing that ei
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -20,7 +19,17 @@ from pipeline.permits import Shut, Source, Stopped
 from pipeline.segments import Segment
 from stores.forget import forgotten_row
 from stores.layout import Store, StoreError
-from stores.ledger import FAILED, FETCHED, PENDING, Ledger, LedgerRow, commit_ledger, ledger_summary, read_ledger
+from stores.ledger import (
+    FAILED,
+    FETCHED,
+    PENDING,
+    Ledger,
+    LedgerRow,
+    commit_ledger,
+    ledger_summary,
+    media_json,
+    read_ledger,
+)
 from stores.shards import write_media_tar
 from stores.spool import Spool
 from stores.storage import ABSENT, StorageError
@@ -290,7 +299,7 @@ def _write_tar(
 
     def members() -> Iterator[tuple[str, bytes]]:
         for row in new:
-            yield f"{row.key}.json", _media_json(row)
+            yield f"{row.key}.json", media_json(row)
             yield f"{row.key}.{row.extension}", spool.media(row.position)
 
     with store.storage.scratch_file() as scratch:
@@ -302,9 +311,3 @@ def _write_tar(
     for row in new:
         placed[row.position] = replace(row, tar=name, offset=offsets[f"{row.key}.{row.extension}"])
     return placed, {**tars, name: {"size": facts.size, "sha256": facts.sha256}}
-
-
-def _media_json(row: LedgerRow) -> bytes:
-    """What a reader of the media tar alone needs. No times: equal clips make equal tars. Labels are in the plan."""
-    names = ("key", "origin", "extension", "media_sha256", "media_bytes", "media_start_ms")
-    return json.dumps({name: getattr(row, name) for name in names}, sort_keys=True).encode()

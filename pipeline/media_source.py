@@ -8,7 +8,7 @@ from pipeline.clip import Fetcher
 from pipeline.failures import FetchFailure
 from pipeline.segments import Segment
 from stores.layout import Store
-from stores.ledger import LedgerRow
+from stores.ledger import LedgerRow, read_media
 from stores.spool import Spool
 from stores.storage import StorageError
 
@@ -26,7 +26,7 @@ class MediaSource:
 
     def __init__(self, store: Store, split: str, shard: int, files: Fetcher | None) -> None:
         self.store = store
-        self.folder = f"media/{split}"
+        self.split = split
         self.spool = Spool(store, split, shard)
         self.files = files
         self._spooled = self.spool.positions()
@@ -39,13 +39,11 @@ class MediaSource:
             MediaGone: they were not kept.
         """
         if row.tar is not None:
-            assert row.offset is not None and row.media_bytes is not None
-            name = f"{self.folder}/{row.tar}"
             try:
-                data = self.store.storage.read_range(name, row.offset, row.offset + row.media_bytes)
+                return read_media(self.store, self.split, row)
             except FileNotFoundError as error:
+                name = f"{self.store.media_folder(self.split)}/{row.tar}"
                 raise MediaGone(f"{name} is missing, and its ledger names it: restore it") from error
-            return _checked(data, row, name)
         if row.position in self._spooled:
             return _checked(self.spool.media(row.position), row, self.spool.folder)
         if row.origin == "dir" and self.files is not None:

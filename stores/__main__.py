@@ -18,6 +18,7 @@ from stores.arguments import EXIT_FOUND, EXIT_OK, EXIT_USAGE, Column, Split, Uri
 from stores.failed import losses
 from stores.layout import Store
 from stores.maintenance import export, forget, gc, inventory, plan_rebuild
+from stores.shard_index import ShardError
 from stores.show import Clip, ColumnClip, describe, find_clips
 from stores.status import store_status
 from stores.status_table import render
@@ -175,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `… | head`: whoever reads has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
-    except (ValueError, StorageError, ImportError, OSError) as error:
+    except (ValueError, StorageError, ShardError, ImportError, OSError) as error:
         print(f"stores: {one_line(str(error))}", file=sys.stderr)
         return EXIT_USAGE
 

@@ -8,6 +8,7 @@ is there whole or not at all.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,25 +18,30 @@ from typing import Literal
 import numpy as np
 
 from stores.layout import Store, StoreError
-from stores.ledger import FETCHED, LedgerRow, read_ledger
+from stores.ledger import FETCHED, LedgerRow, read_ledger, read_media
 from stores.reader import Reader
 from stores.shards import npy_bytes, write_media_tar
 from stores.snapshot import Snapshot
-from stores.storage import Storage
+from stores.storage import Storage, StorageError
 
 Form = Literal["shards", "files"]
 Sample = list[tuple[str, bytes]]  # members of a clip: name and bytes
 BATCH = 64
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: files, clips, bytes, and clips that were left out because something of them is damaged."""
+    """What was written: files, clips, bytes, and clips that were left out because their media were not kept, or because
+    something of them is damaged; and of how many planned shards every column is computed."""
 
     files: int
     clips: int
     size: int
     missing: int
+    computed: int
+    shards: int
 
 
 def export(
@@ -66,31 +72,41 @@ def export(
     target = Storage(to)
     if target.list(""):
         raise StoreError(f"expected an empty folder to export to, {target.uri} has something in it")
-    samples = _Samples(store, split, [store.resolve_column(column) for column in columns], media)
+    names = [store.resolve_column(column) for column in columns]
+    samples = _Samples(store, split, names, media)
     if form == "files":
-        return _write_files(target, samples)
-    return _write_shards(target, split, samples, clips_per_shard)
+        files, clips, size = _write_files(target, samples)
+    else:
+        files, clips, size = _write_shards(target, split, samples, clips_per_shard)
+    folders = [store.column_folder(name, split) for name in names] or [store.media_folder(split)]
+    computed = min(sum(name.endswith(".parquet") for name in store.sizes(folder)) for folder in folders)
+    plan = store.plan_summary(split)
+    assert plan is not None  # splits are required to be planned
+    return Exported(files, clips, size, samples.missing, computed, -(-plan["segments"] // store.config.shard_size))
 
 
 class _Samples:
-    """The clips of an export, in plan order."""
+    """The clips of an export, in plan order; one shard's ledger is in memory at a time."""
 
     def __init__(self, store: Store, split: str, columns: Sequence[str], media: bool) -> None:
         store.require_splits(split)
         self.store, self.split, self.columns, self.media = store, split, columns, media
         self.missing = 0
+        self._shard, self._rows = -1, dict[str, LedgerRow]()
 
     def __iter__(self) -> Iterator[Sample]:
-        rows = self._fetched() if self.media else {}
-        for key, members in self._features() if self.columns else self._bare(rows):
-            row = rows.get(key)
-            if self.media and (row is None or row.tar is None):
-                self.missing += 1
+        for shard, key, members in self._features() if self.columns else self._bare():
+            if not self.media:
+                yield members
                 continue
-            yield [*members, (f"{key}.{row.extension}", self._bytes(row))] if row is not None else members
+            added = self._media(shard, key)
+            if added is None:
+                self.missing += 1
+            else:
+                yield [*members, added]
 
-    def _features(self) -> Iterator[tuple[str, Sample]]:
-        snapshot = Snapshot.open(self.store, self.split, list(self.columns))
+    def _features(self) -> Iterator[tuple[int, str, Sample]]:
+        snapshot = Snapshot.open(self.store, self.split, list(self.columns), strict=True)
         reader = Reader(snapshot, order="sequential", batch_size=BATCH, epochs=1)
         arrays = {column.name: column.spec.array for column in snapshot.columns}
         if len(set(arrays.values())) != len(arrays):
@@ -103,33 +119,43 @@ class _Samples:
                 flags = {name: bool(values[i]) for name, values in batch.flags.items()}
                 meta = {"key": key, "labels": [int(label) for label in classes], "mids": mids, **flags}
                 members = [(f"{arrays[name]}.npy", npy_bytes(np.asarray(batch.arrays[name][i]))) for name in arrays]
-                yield key, [_json(key, meta), *((f"{key}.{name}", data) for name, data in members)]
+                shard = int(snapshot.shards[batch.index[i]])
+                yield shard, key, [_json(key, meta), *((f"{key}.{name}", data) for name, data in members)]
 
-    def _bare(self, rows: dict[str, LedgerRow]) -> Iterator[tuple[str, Sample]]:
+    def _bare(self) -> Iterator[tuple[int, str, Sample]]:
         plan, _ = self.store.read_plan(self.split)
-        for planned in plan.select(["key", "labels", "mids"]).to_pylist():
-            if planned["key"] in rows:
-                yield planned["key"], [_json(planned["key"], planned)]
+        size = self.store.config.shard_size
+        for shard in range(-(-len(plan) // size)):
+            fetched = self._fetched(shard)
+            rows = plan.select(["key", "labels", "mids"]).slice(shard * size, size).to_pylist()
+            for planned in rows:
+                if planned["key"] in fetched:
+                    yield shard, planned["key"], [_json(planned["key"], planned)]
 
-    def _fetched(self) -> dict[str, LedgerRow]:
-        found = {}
-        plan, _ = self.store.read_plan(self.split)
-        for shard in range(-(-len(plan) // self.store.config.shard_size)):
+    def _fetched(self, shard: int) -> dict[str, LedgerRow]:
+        if shard != self._shard:
             ledger = read_ledger(self.store, self.split, shard)
-            found.update({row.key: row for row in (ledger.rows if ledger else ()) if row.status == FETCHED})
-        return found
+            self._shard = shard
+            self._rows = {row.key: row for row in (ledger.rows if ledger else ()) if row.status == FETCHED}
+        return self._rows
 
-    def _bytes(self, row: LedgerRow) -> bytes:
-        assert row.offset is not None and row.media_bytes is not None
-        name = f"{self.store.media_folder(self.split)}/{row.tar}"
-        return self.store.storage.read_range(name, row.offset, row.offset + row.media_bytes)
+    def _media(self, shard: int, key: str) -> tuple[str, bytes] | None:
+        """A clip's bytes; None where they were not kept, or are not those that were fetched."""
+        row = self._fetched(shard).get(key)
+        if row is None or row.tar is None:
+            return None
+        try:
+            return f"{key}.{row.extension}", read_media(self.store, self.split, row)
+        except (FileNotFoundError, StorageError) as error:
+            logger.warning("%s is left out: %s", key, error)
+            return None
 
 
 def _json(key: str, meta: dict[str, object]) -> tuple[str, bytes]:
     return f"{key}.json", json.dumps(meta, sort_keys=True).encode()
 
 
-def _write_shards(target: Storage, split: str, samples: _Samples, clips_per_shard: int) -> Exported:
+def _write_shards(target: Storage, split: str, samples: _Samples, clips_per_shard: int) -> tuple[int, int, int]:
     waiting, files, clips, size = iter(samples), 0, 0, 0
     first = next(waiting, None)
     while first is not None:
@@ -140,7 +166,7 @@ def _write_shards(target: Storage, split: str, samples: _Samples, clips_per_shar
         files, clips, size = files + 1, clips + counted.clips, size + facts.size
         first = next(waiting, None)
     _forget_scratch(target)
-    return Exported(files, clips, size, samples.missing)
+    return files, clips, size
 
 
 class _Counted:
@@ -157,7 +183,7 @@ class _Counted:
             sample = next(self.rest, None) if self.clips < self.most else None
 
 
-def _write_files(target: Storage, samples: _Samples) -> Exported:
+def _write_files(target: Storage, samples: _Samples) -> tuple[int, int, int]:
     files, clips, size = 0, 0, 0
     for sample in samples:
         for name, data in sample:
@@ -165,7 +191,7 @@ def _write_files(target: Storage, samples: _Samples) -> Exported:
             files, size = files + 1, size + len(data)
         clips += 1
     _forget_scratch(target)
-    return Exported(files, clips, size, samples.missing)
+    return files, clips, size
 
 
 def _forget_scratch(target: Storage) -> None:

@@ -1,29 +1,40 @@
 """Removes a clip from a store for good: its media, its features, and what a shard under way has of it.
 
-The key goes onto the store's list of forgotten clips first, so that no job fetches it any more. Ledgers and manifests
-are commits as always; unlike `gc` this waits for no age: tars that hold the clip are removed as soon as no commit
-names them, under the feet of readers that have them open on an object store.
+The key goes onto the store's list of forgotten clips first. Then every shard that plans it gets a ledger in which it is
+gone, one that has none yet too: a job that fetches the shard at this moment cannot commit beside it, begins again, and
+leaves the clip alone. Unlike `gc` this waits for no age: tars that hold the clip are removed as soon as no commit names
+them, under the feet of readers that have them open on an object store.
 """
 
 from __future__ import annotations
 
 import json
-import tarfile
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
+import xxhash
 
 from stores.layout import Store, StoreError
-from stores.ledger import FAILED, Ledger, LedgerRow, commit_ledger, read_ledger
+from stores.ledger import (
+    FAILED,
+    Ledger,
+    LedgerRow,
+    commit_ledger,
+    media_json,
+    read_ledger,
+    read_media,
+)
 from stores.manifest import OK, Manifest, ManifestRow, Sums, commit_manifest, read_manifest
 from stores.shards import Sample, npy_array, write_feature_tar, write_media_tar
 from stores.show import find_clips
-from stores.spool import Spool
-from stores.storage import StorageError
-from stores.tar_stream import TarStream
+from stores.storage import ABSENT, SCRATCH, Conflict, StorageError
 
 WORDS = "removed on request"
+TRIES = 5  # of a commit that another job was quicker with
+CHUNK = 4 << 20
 
 
 def forget(store: Store, keys: Sequence[str]) -> Iterator[str]:
@@ -32,26 +43,36 @@ def forget(store: Store, keys: Sequence[str]) -> Iterator[str]:
     Cut off anywhere, the same call again completes it.
 
     Yields:
-        what was written anew or removed: names of objects, and for clips without media what became of them.
+        names of objects, as they are written anew or removed.
 
     Raises:
         StoreError: no split plans such a clip; nothing is removed then.
-        Conflict: another job commits the same shard at this moment; call it again.
-        StorageError: the store cannot be read or written.
+        Conflict: other jobs commit the same shard again and again; call it again.
+        StorageError: the store cannot be read or written, or media of other clips are damaged; the rest was done.
     """
     if not keys:
         raise StoreError("expected one or more keys, got none")
-    places: dict[tuple[str, int], set[str]] = {}
+    places: dict[tuple[str, int], dict[str, int]] = {}
     for key in keys:
         for clip in find_clips(store, key):
-            places.setdefault((clip.split, clip.planned["shard"]), set()).add(key)
+            places.setdefault((clip.split, clip.planned["shard"]), {})[key] = clip.planned["position"]
     store.add_forgotten(keys)
+    troubles: list[StorageError] = []
     for (split, shard), gone in sorted(places.items()):
-        yield from _from_spool(store, split, shard, gone)
-        yield from _from_media(store, split, shard, gone)
+        for position in gone.values():
+            yield from _remove(store, f"{store.spool_folder(split, shard)}/{position:05d}.tar")
+        try:
+            yield from _again(partial(_from_media, store, split, shard, gone.keys()))
+        except Conflict:
+            raise
+        except StorageError as error:  # the features can go all the same
+            troubles.append(error)
         for column in store.columns():
-            yield from _from_column(store, column, split, shard, gone)
-        yield from _unnamed(store, split, shard, gone)
+            yield from forget_in_column(store, column, split, shard, gone.keys())
+        yield from _unnamed(store, split, shard, gone.keys())
+    yield from _abandoned(store, set(keys))
+    if troubles:
+        raise troubles[0]
 
 
 def forgotten_row(row: LedgerRow) -> LedgerRow:
@@ -61,41 +82,74 @@ def forgotten_row(row: LedgerRow) -> LedgerRow:
     return LedgerRow(row.position, row.key, FAILED, "gone", WORDS, **history)
 
 
-def _from_spool(store: Store, split: str, shard: int, gone: Set[str]) -> Iterator[str]:
-    spool = Spool(store, split, shard)
-    for position, row in spool.rows().items():
-        if row.key in gone:
-            name = f"{spool.folder}/{position:05d}.tar"
-            store.storage.remove(name)
-            yield name
+def forget_in_column(store: Store, column: str, split: str, shard: int, gone: Set[str]) -> Iterator[str]:
+    """Takes clips out of a column shard; samples of others that are damaged go too, and are computed again."""
+    yield from _again(partial(_from_column, store, column, split, shard, gone))
 
 
-def _from_media(store: Store, split: str, shard: int, gone: Set[str]) -> Iterator[str]:
+def _again(step: Callable[[], list[str]]) -> list[str]:
+    for _ in range(TRIES - 1):
+        try:
+            return step()
+        except Conflict:
+            continue
+    return step()
+
+
+def _remove(store: Store, name: str) -> Iterator[str]:
+    if store.storage.size(name) is not None:
+        store.storage.remove(name)
+        yield name
+
+
+def _from_media(store: Store, split: str, shard: int, gone: Set[str]) -> list[str]:
     """Writes the tars that hold the clips without them, and a ledger in which they are gone."""
     ledger = read_ledger(store, split, shard)
-    if ledger is None or not any(row.key in gone and row != forgotten_row(row) for row in ledger.rows):
-        return
-    rows = [forgotten_row(row) if row.key in gone else row for row in ledger.rows]
-    tars = dict(ledger.tars)
-    for name in {row.tar for row in ledger.rows if row.key in gone and row.tar is not None}:
+    if ledger is None:
+        rows, tars, version = _untried(store, split, shard), {}, ABSENT
+    else:
+        rows, tars, version = list(ledger.rows), dict(ledger.tars), ledger.version
+    after = [forgotten_row(row) if row.key in gone else row for row in rows]
+    if after == rows and ledger is not None:
+        return []
+    written = []
+    for name in sorted({row.tar for row in rows if row.key in gone and row.tar is not None}):
         del tars[name]
-        rows, made = _without(store, split, shard, ledger, rows, name, gone)
-        if made:
-            tars.update(made)
-            yield f"{store.media_folder(split)}/{next(iter(made))}"
-    commit_ledger(store, split, shard, rows, tars, ledger.version)
-    yield store.ledger_name(split, shard)
+        after, made = _without(store, split, shard, after, name)
+        tars.update(made)
+        written += [f"{store.media_folder(split)}/{tar}" for tar in made]
+    commit_ledger(store, split, shard, after, tars, version)
+    return [*written, store.ledger_name(split, shard)]
+
+
+def _untried(store: Store, split: str, shard: int) -> list[LedgerRow]:
+    plan, _ = store.read_plan(split)
+    size = store.config.shard_size
+    keys = plan["key"].slice(shard * size, size).to_pylist()
+    return [LedgerRow(position, key) for position, key in enumerate(keys)]
 
 
 def _without(
-    store: Store, split: str, shard: int, ledger: Ledger, rows: list[LedgerRow], tar: str, gone: Set[str]
+    store: Store, split: str, shard: int, rows: list[LedgerRow], tar: str
 ) -> tuple[list[LedgerRow], dict[str, dict[str, object]]]:
-    """A media tar without some clips: the rows, placed in the new one, and its facts; none where nothing is left."""
-    if not any(row.tar == tar for row in rows):
+    """A media tar with the clips that still name it: the rows, placed in the new one, and its facts."""
+    kept = sorted((row for row in rows if row.tar == tar), key=lambda row: row.offset or 0)
+    if not kept:
         return rows, {}
-    path = f"{store.media_folder(split)}/{tar}"
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        for row in kept:
+            yield f"{row.key}.json", media_json(row)
+            try:
+                yield f"{row.key}.{row.extension}", read_media(store, split, row)
+            except FileNotFoundError as error:
+                name = f"{store.media_folder(split)}/{tar}"
+                raise StorageError(
+                    f"{name} is missing, and its ledger names it: restore it, and forget again"
+                ) from error
+
     with store.storage.scratch_file() as scratch:
-        facts, offsets = write_media_tar(scratch, _members(store, path, ledger.tars[tar]["size"], gone))
+        facts, offsets = write_media_tar(scratch, members())
         made = store.media_tar_name(split, shard, facts.digest8)
         store.storage.publish_file(scratch, made)
     name = made.rsplit("/", 1)[1]
@@ -105,91 +159,103 @@ def _without(
     return placed, {name: {"size": facts.size, "sha256": facts.sha256}}
 
 
-def _members(store: Store, path: str, size: int, gone: Set[str]) -> Iterator[tuple[str, bytes]]:
-    """The members of a media tar, in order, but for those of some clips."""
-    try:
-        with tarfile.open(fileobj=TarStream(store.storage, path, size), mode="r|") as archive:  # type: ignore[call-overload]
-            for info in archive:
-                file = archive.extractfile(info)
-                if file is not None and info.name.split(".", 1)[0] not in gone:
-                    yield info.name, file.read()
-    except (tarfile.TarError, FileNotFoundError) as error:
-        raise StorageError(f"{path} cannot be read, and its ledger names it: restore it first ({error})") from error
-
-
-def _from_column(store: Store, column: str, split: str, shard: int, gone: Set[str]) -> Iterator[str]:
-    """Writes a column shard without the clips. One whose tar is damaged is removed: the next ingest makes it anew."""
+def _from_column(store: Store, column: str, split: str, shard: int, gone: Set[str]) -> list[str]:
     manifest = read_manifest(store, column, split, shard)
     if manifest is None or not any(row.key in gone for row in manifest.rows):
-        return
-    rows = [row for row in manifest.rows if row.key not in gone]
-    name = store.manifest_name(column, split, shard)
-    try:
-        arrays = _arrays(store, f"{store.column_folder(column, split)}", manifest, rows)
-    except (StorageError, FileNotFoundError, ValueError):
-        store.storage.remove(name)
-        yield name
-        return
-    spec, tar = store.read_spec(column), None
-    ok = [i for i, row in enumerate(rows) if row.status == OK]
-    if ok:
-        samples = [Sample(rows[i].key, *arrays[i]) for i in ok]
+        return []
+    spec, folder = store.read_spec(column), store.column_folder(column, split)
+    named, written = manifest.summary["tar"], []
+    # Of a tar that is not there whole nothing can be kept: the shard is made anew.
+    there = named is None or store.storage.size(f"{folder}/{named['name']}") == named["size"]
+    rows: list[ManifestRow] = []
+    arrays: dict[int, tuple[dict[str, Any], np.ndarray]] = {}
+    for row in manifest.rows if there else ():
+        if row.key not in gone:
+            found = _sample(store, folder, manifest, row) if row.status == OK else None
+            if found is not None:
+                arrays[len(rows)] = found
+            if found is not None or row.status != OK:
+                rows.append(row)
+    tar = None
+    if arrays:
+        samples = [Sample(rows[i].key, *arrays[i]) for i in arrays]
         with store.storage.scratch_file() as scratch:
             facts, places = write_feature_tar(scratch, spec.array, samples)
             path = store.column_tar_name(column, split, shard, facts.digest8)
             store.storage.publish_file(scratch, path)
         tar = (path.rsplit("/", 1)[1], facts)
-        for i, place in zip(ok, places, strict=True):
+        for i, place in zip(arrays, places, strict=True):
             rows[i] = replace(rows[i], **asdict(place))
-        yield path
-    sums = Sums.of((arrays[i][1][: rows[i].real_rows] for i in ok), spec.shape[-1])
+        written.append(path)
+    sums = Sums.of((arrays[i][1][: rows[i].real_rows] for i in arrays), spec.shape[-1])
     labels, noted = manifest.summary["labels_digest"], manifest.summary["noted"]
     commit_manifest(store, spec, split, shard, rows, tar, sums, labels, noted, manifest.version)
-    yield name
+    return [*written, store.manifest_name(column, split, shard)]
 
 
-def _arrays(
-    store: Store, folder: str, manifest: Manifest, rows: Sequence[ManifestRow]
-) -> dict[int, tuple[dict[str, object], np.ndarray]]:
-    """By row, a sample's json and array."""
-    found = {}
-    for i, row in enumerate(rows):
-        if row.status != OK:
-            continue
-        assert row.sample_offset is not None and row.sample_bytes is not None
-        assert row.json_offset is not None and row.json_bytes is not None
-        assert row.array_offset is not None and row.array_bytes is not None
-        start = row.sample_offset
-        data = store.storage.read_range(f"{folder}/{manifest.summary['tar']['name']}", start, start + row.sample_bytes)
-        meta = data[row.json_offset - start :][: row.json_bytes]
-        found[i] = (json.loads(meta), npy_array(data[row.array_offset - start :][: row.array_bytes]))
-    return found
+def _sample(
+    store: Store, folder: str, manifest: Manifest, row: ManifestRow
+) -> tuple[dict[str, Any], np.ndarray] | None:
+    """A sample's json and array; None where the bytes are not those that were written."""
+    assert row.sample_offset is not None and row.sample_bytes is not None
+    assert row.json_offset is not None and row.json_bytes is not None
+    assert row.array_offset is not None and row.array_bytes is not None
+    start = row.sample_offset
+    data = store.storage.read_range(f"{folder}/{manifest.summary['tar']['name']}", start, start + row.sample_bytes)
+    if xxhash.xxh3_64_hexdigest(data) != row.sample_xxh3:
+        return None
+    meta = json.loads(data[row.json_offset - start :][: row.json_bytes])
+    return meta, npy_array(data[row.array_offset - start :][: row.array_bytes])
 
 
 def _unnamed(store: Store, split: str, shard: int, gone: Set[str]) -> Iterator[str]:
     """Removes the shard's tars that hold the clips and that no commit names: those replaced now, and older ones."""
-    ledger = read_ledger(store, split, shard)
-    yield from _remove_holding(store, store.media_folder(split), shard, set(ledger.tars) if ledger else set(), gone)
+
+    def media() -> set[str]:
+        ledger: Ledger | None = read_ledger(store, split, shard)
+        return set(ledger.tars) if ledger else set()
+
+    yield from _remove_holding(store, store.media_folder(split), shard, media, gone)
     for column in store.columns():
-        manifest = read_manifest(store, column, split, shard)
-        tar = manifest.summary["tar"] if manifest else None
-        folder = store.column_folder(column, split)
-        yield from _remove_holding(store, folder, shard, {tar["name"]} if tar else set(), gone)
+
+        def features(column: str = column) -> set[str]:
+            manifest = read_manifest(store, column, split, shard)
+            return {manifest.summary["tar"]["name"]} if manifest and manifest.summary["tar"] else set()
+
+        yield from _remove_holding(store, store.column_folder(column, split), shard, features, gone)
 
 
-def _remove_holding(store: Store, folder: str, shard: int, named: Set[str], gone: Set[str]) -> Iterator[str]:
+def _remove_holding(
+    store: Store, folder: str, shard: int, named: Callable[[], set[str]], gone: Set[str]
+) -> Iterator[str]:
     for path, size in store.sizes(folder).items():
         name = path.rsplit("/", 1)[1]
         of_shard = name.startswith(f"{shard:05d}.") and name.endswith(".tar")
-        if of_shard and name not in named and _holds(store, path, size, gone):
+        # Asked again after the tar was read: it may have been committed meanwhile.
+        if of_shard and name not in named() and _holds(store, path, size, gone) and name not in named():
             store.storage.remove(path)
             yield path
 
 
+def _abandoned(store: Store, gone: Set[str]) -> Iterator[str]:
+    """Removes what killed writers left of the clips on the store's disk. A writer at work begins its shard again."""
+    for entry in store.storage.list(SCRATCH):
+        if entry.size >= 0 and _holds(store, entry.name, entry.size, gone):
+            store.storage.remove(entry.name)
+            yield entry.name
+
+
 def _holds(store: Store, path: str, size: int, gone: Set[str]) -> bool:
-    """Whether a tar has a member of one of the clips; one that cannot be read may."""
-    try:
-        with tarfile.open(fileobj=TarStream(store.storage, path, size), mode="r|") as archive:  # type: ignore[call-overload]
-            return any(info.name.split(".", 1)[0] in gone for info in archive)
-    except (tarfile.TarError, StorageError, FileNotFoundError):
-        return True
+    """Whether a tar, whole or not, names one of the clips."""
+    words = [key.encode() for key in gone]
+    longest = max(map(len, words))
+    tail = b""
+    for start in range(0, size, CHUNK):
+        try:
+            data = store.storage.read_range(path, start, min(start + CHUNK, size))
+        except FileNotFoundError:
+            return False
+        if any(word in tail + data for word in words):
+            return True
+        tail = data[-longest:]
+    return False

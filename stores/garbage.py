@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Garbage:
     """An object that nothing refers to.
 
     Attributes:
-        name, size: of the object, bytes.
+        name, size, modified: of the object; bytes, and when it was written.
         since: Unix seconds: nothing has referred to it since then or longer.
         why: in words.
     """
@@ -42,6 +42,7 @@ class Garbage:
     size: int
     since: float
     why: str
+    modified: float | None = None
 
 
 def find_garbage(store: Store) -> Iterator[Garbage]:
@@ -54,11 +55,11 @@ def find_garbage(store: Store) -> Iterator[Garbage]:
     """
     for entry in store.storage.list(SCRATCH):
         if re.fullmatch("[0-9a-f]{32}", entry.name.rsplit("/", 1)[1]):
-            yield Garbage(entry.name, entry.size, _time(entry), "left by a writer that ended before its commit")
+            why = "left by a writer that ended before its commit"
+            yield Garbage(entry.name, entry.size, _time(entry), why, entry.modified)
     for split in store.splits():
-        yield from _tars(store, store.media_folder(split), lambda summary: list(summary["tars"]))
-        for column in store.columns():
-            yield from _tars(store, store.column_folder(column, split), _named_by_manifest)
+        for folder in (store.media_folder(split), *(store.column_folder(name, split) for name in store.columns())):
+            yield from _tars(store, folder)
         yield from _spooled(store, split)
 
 
@@ -69,27 +70,44 @@ def remove_garbage(store: Store, older_than_s: float, now: Callable[[], float] =
     `older_than_s` has to be longer than both a commit and the longest job that reads.
     """
     for found in find_garbage(store):
-        if now() - found.since >= older_than_s:
+        if now() - found.since >= older_than_s and _is_still(store, found):
             store.storage.remove(found.name)
             yield found
 
 
-def _named_by_manifest(summary: Mapping[str, Any]) -> Sequence[str]:
-    return [summary["tar"]["name"]] if summary["tar"] else []
+def _is_still(store: Store, found: Garbage) -> bool:
+    """Whether an object is what was listed, and nothing names it now: the list may be minutes old."""
+    if store.storage.modified(found.name) != found.modified:
+        return False
+    folder, _, name = found.name.rpartition("/")
+    match = _TAR.fullmatch(name)
+    return not match or name not in (_named(store, f"{folder}/{match[1]}.parquet") or ())
 
 
-def _tars(store: Store, folder: str, named_by: Callable[[dict[str, Any]], Sequence[str]]) -> Iterator[Garbage]:
+def _named(store: Store, table: str) -> set[str] | None:
+    """The tars that a ledger or manifest names; None where it is not there. Raises for one that cannot be read."""
+    data, _ = store.storage.read_versioned(table)
+    if data is None:
+        return None
+    summary = summary_of(data, table)
+    if "tars" in summary:
+        return set(summary["tars"])
+    return {summary["tar"]["name"]} if summary["tar"] else set()
+
+
+def _tars(store: Store, folder: str) -> Iterator[Garbage]:
     """Tars of a folder that no commit names, since the commit that stopped naming them.
 
     Commits are read before what they are held against is listed: what is committed in between is young, never garbage.
+    Media of a shard without a ledger are not garbage: it may have been lost, and they are the only ones.
     """
     named: dict[str, set[str] | None] = {}
 
     def read(path: str) -> None:
         number = path.rsplit("/", 1)[1].removesuffix(".parquet")
         try:
-            named[number] = set(named_by(summary_of(store.storage.read(path), path)))
-        except (StorageError, FileNotFoundError, LookupError, TypeError) as error:
+            named[number] = _named(store, path)
+        except (StorageError, LookupError, TypeError) as error:
             logger.warning("%s cannot be read, so nothing of its shard is taken for garbage: %s", path, error)
             named[number] = None
 
@@ -100,11 +118,11 @@ def _tars(store: Store, folder: str, named_by: Callable[[dict[str, Any]], Sequen
         if not match:
             continue
         commit, live = entries.get(f"{match[1]}.parquet"), named.get(match[1])
-        if commit is None and match[1] not in named:
-            yield Garbage(entry.name, entry.size, _time(entry), "never committed")
+        if commit is None and match[1] not in named and not folder.startswith("media/"):
+            yield Garbage(entry.name, entry.size, _time(entry), "never committed", entry.modified)
         elif commit is not None and live is not None and name not in live:
             since = max(_time(entry), _time(commit))
-            yield Garbage(entry.name, entry.size, since, f"{commit.name} names another, or none")
+            yield Garbage(entry.name, entry.size, since, f"{commit.name} names another, or none", entry.modified)
 
 
 def _spooled(store: Store, split: str) -> Iterator[Garbage]:
@@ -118,12 +136,12 @@ def _spooled(store: Store, split: str) -> Iterator[Garbage]:
         try:
             ledger = read_ledger(store, split, shard)
             rows = Spool(store, split, shard).rows()
-        except StorageError as error:
+            if ledger is None or shard >= len(digests):
+                continue
+            waited_for = not _computed(store, split, shard, ledger.summary, digests[shard])
+        except (StorageError, ValueError) as error:
             logger.warning("shard %d of %s: %s: nothing of its spool is taken for garbage", shard, split, error)
             continue
-        if ledger is None or shard >= len(digests):
-            continue
-        waited_for = not _computed(store, split, shard, ledger.summary, digests[shard])
         table = store.ledger_name(split, shard)
         for entry in store.storage.list(store.spool_folder(split, shard)):
             row = rows.get(_position(entry))
@@ -132,7 +150,7 @@ def _spooled(store: Store, split: str) -> Iterator[Garbage]:
             there = ledger.rows[row.position]
             if there.status == FETCHED and there.tar is None and waited_for:
                 continue
-            yield Garbage(entry.name, entry.size, _time(entry), f"{table} has its outcome")
+            yield Garbage(entry.name, entry.size, _time(entry), f"{table} has its outcome", entry.modified)
 
 
 def _computed(store: Store, split: str, shard: int, ledger: dict[str, Any], labels: str) -> bool:

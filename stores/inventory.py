@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,20 @@ def read_inventory(path: Path) -> Inventory:
     return Inventory(rows, summary)
 
 
-def compare(first: Inventory, second: Inventory, features: tuple[str, ...] = ()) -> Comparison:
+def compare(
+    first: Inventory, second: Inventory, features: tuple[str, ...] = (), splits: tuple[str, ...] = ()
+) -> Comparison:
     """The clips that both stores can use: fetched, and ok in a column of each feature.
 
     Args:
-        features: names such as `logmel`; none asks for media only.
+        features: names such as `logmel`, or of columns; none asks for media only.
+        splits: of both; may be left out where each has one.
+
+    Raises:
+        ValueError: no such split or feature in one of them, or several splits and none chosen: a list for training must
+            not hold clips to test on.
     """
-    one, two = _usable(first, features), _usable(second, features)
+    one, two = (_usable(inventory, features, splits) for inventory in (first, second))
     shared = one.filter(pc.is_in(one["key"], two["key"])).sort_by("key").combine_chunks()
     other = two.filter(pc.is_in(two["key"], one["key"])).sort_by("key").combine_chunks()
     same_media = pc.sum(pc.equal(shared["media_sha256"], other["media_sha256"])).as_py() or 0
@@ -163,12 +171,21 @@ def segments_csv(rows: pa.Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _usable(inventory: Inventory, features: tuple[str, ...]) -> pa.Table:
+def _usable(inventory: Inventory, features: tuple[str, ...], splits: tuple[str, ...]) -> pa.Table:
     """A row for each key that can be used; of several splits' the first."""
+    there = sorted(inventory.summary["splits"])
+    if (not splits and len(there) > 1) or not set(splits) <= set(there):
+        raise ValueError(f"expected --split of {', '.join(there)}, got {', '.join(splits) or 'none'}")
     rows = inventory.rows.filter(pc.equal(inventory.rows["status"], FETCHED))
+    rows = rows.filter(pc.is_in(rows["split"], pa.array(splits or there, pa.string())))
+    columns = sorted(inventory.summary["columns"])
     for feature in features:
+        named = [column for column in columns if feature in (column, column.rsplit("-", 1)[0])]
+        if not named:
+            raise ValueError(f"expected a feature or column of {', '.join(columns) or 'none'}, got {feature!r}")
         padded = pc.binary_join_element_wise("", rows["columns"], "", ",")
-        rows = rows.filter(pc.match_substring(padded, f",{feature}-"))
+        found = [pc.match_substring(padded, f",{column},") for column in named]
+        rows = rows.filter(reduce(pc.or_, found))
     order = rows.append_column("at", pa.array(range(len(rows)), pa.int64()))
     first = order.group_by("key").aggregate([("at", "min")])
     return rows.take(first["at_min"])
@@ -178,7 +195,7 @@ def _split_rows(store: Store, split: str, columns: list[str]) -> pa.Table:
     plan, _ = store.read_plan(split)
     size = store.config.shard_size
     shards = range(-(-len(plan) // size))
-    there = {name for folder in _folders(store, split, columns) for name in store.sizes(folder)}
+    there = {name: size for folder in _folders(store, split, columns) for name, size in store.sizes(folder).items()}
 
     def read(shard: int) -> pa.Table:
         keys = plan["key"].slice(shard * size, size).combine_chunks()
@@ -200,7 +217,9 @@ def _folders(store: Store, split: str, columns: list[str]) -> list[str]:
     return [store.media_folder(split), *(store.column_folder(column, split) for column in columns)]
 
 
-def _shard_rows(store: Store, split: str, shard: int, keys: pa.Array, columns: list[str], there: set[str]) -> pa.Table:
+def _shard_rows(
+    store: Store, split: str, shard: int, keys: pa.Array, columns: list[str], there: dict[str, int]
+) -> pa.Table:
     """What became of a shard's clips, in plan order."""
     name = store.ledger_name(split, shard)
     if name not in there:
@@ -213,7 +232,10 @@ def _shard_rows(store: Store, split: str, shard: int, keys: pa.Array, columns: l
     for column in columns:
         path = store.manifest_name(column, split, shard)
         if path in there:
-            manifest, _ = read_columns(store.storage.read(path), path, ("key", "status"))
+            manifest, summary = read_columns(store.storage.read(path), path, ("key", "status"))
+            tar = summary["tar"]
+            if tar and there.get(f"{store.column_folder(column, split)}/{tar['name']}") != tar["size"]:
+                continue  # its samples cannot be read
             for key, status in zip(manifest["key"].to_pylist(), manifest["status"].to_pylist(), strict=True):
                 if status == OK and key in places:
                     ok[places[key]].append(column)

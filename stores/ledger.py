@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from stores.layout import FORMAT, Store
-from stores.storage import Version
+from stores.storage import StorageError, Version
 from stores.tables import LEDGER_SCHEMA, from_parquet, to_parquet
 
 FETCHED, FAILED, PENDING = "fetched", "failed", "pending"
@@ -115,6 +116,27 @@ def input_digest(inputs: Iterable[tuple[str, str | None, int | None]]) -> str:
     """Digest of what a column shard is computed from: (key, media sha256, start inside the media), in any order."""
     lines = sorted(f"{key} {sha256} {'-' if start is None else start}\n" for key, sha256, start in inputs)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def media_json(row: LedgerRow) -> bytes:
+    """What a reader of the media tar alone needs. No times: equal clips make equal tars. Labels are in the plan."""
+    names = ("key", "origin", "extension", "media_sha256", "media_bytes", "media_start_ms")
+    return json.dumps({name: getattr(row, name) for name in names}, sort_keys=True).encode()
+
+
+def read_media(store: Store, split: str, row: LedgerRow) -> bytes:
+    """A fetched clip's bytes out of its media tar.
+
+    Raises:
+        FileNotFoundError: the tar is missing.
+        StorageError: the backend failed, or the bytes are not those that the ledger names.
+    """
+    assert row.tar is not None and row.offset is not None and row.media_bytes is not None
+    name = f"{store.media_folder(split)}/{row.tar}"
+    data = store.storage.read_range(name, row.offset, row.offset + row.media_bytes)
+    if hashlib.sha256(data).hexdigest() != row.media_sha256:
+        raise StorageError(f"{name}: the bytes of {row.key} are not those that its ledger names")
+    return data
 
 
 def _earliest(times: list[datetime | None]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -68,6 +69,10 @@ def gc(uri: Uri, *, older_than: Annotated[float, arg(metavar="HOURS")] = WEEK_H,
     """
     if not 0 <= older_than < math.inf:
         raise ValueError(f"expected --older-than of 0 or more hours, got {older_than}")
+    if delete and older_than < 1:
+        raise ValueError(
+            f"expected --older-than of at least 1 hour with --delete, got {older_than}: a job may write now"
+        )
     store, now = Store.open(uri), time.time()
     limit = 3600 * older_than
     count, size, young = 0, 0, 0
@@ -121,6 +126,8 @@ def export(
     """
     done = export_split(Store.open(uri), split, column, to, form, media, clips_per_shard)
     missing = f"; {counted(done.missing, 'clip')} left out" if done.missing else ""
+    if done.computed < done.shards:
+        print(f"stores: {done.computed:,} of {done.shards:,} shards of {split} are there", file=sys.stderr)
     print(f"{counted(done.clips, 'clip')} in {counted(done.files, 'file')}, {size_text(done.size)}{missing}")
     return EXIT_FOUND if done.missing or not done.clips else EXIT_OK
 
@@ -144,13 +151,16 @@ def inventory(
         to: Where the list goes.
         split: Only this split; may be given several times.
         sign: An Ed25519 private key (PEM) to sign it with.
-        compare: Two lists.
-        feature: Of those, only clips that are ok in a column of this feature (logmel); may be given several times.
+        compare: Two lists. Where they have several splits, --split says which; clips of others are not mixed in.
+        feature: Of those, only clips that are ok in this column: a full name, or its feature's (logmel); may be given
+            several times. Without it every clip with media counts, those that do not decode too.
     """
     if (uri is None) == (compare is None):
         raise ValueError("expected a store to list or --compare A B, got both or neither")
     if compare is not None:
-        return _compare(Path(compare[0]), Path(compare[1]), to, feature)
+        if sign is not None:
+            raise ValueError("expected --sign with a store to list: a comparison is not signed")
+        return _compare(Path(compare[0]), Path(compare[1]), to, feature, split)
     if to is None:
         raise ValueError("expected --to FILE for the list")
     assert uri is not None
@@ -166,13 +176,13 @@ def inventory(
     return EXIT_OK
 
 
-def _compare(first: Path, second: Path, to: str | None, features: tuple[str, ...]) -> int:
+def _compare(first: Path, second: Path, to: str | None, features: tuple[str, ...], splits: tuple[str, ...]) -> int:
     lists = [read_inventory(path) for path in (first, second)]
     for path, one in zip((first, second), lists, strict=True):
         key = signer(one)
         by = f"signed by {key}" if key else "not signed"
         print(f"{path}: {len(one.rows):,} segments, digest {one.summary['rows_sha256'][:16]}, {by}")
-    found = compare_inventories(lists[0], lists[1], features)
+    found = compare_inventories(lists[0], lists[1], features, splits)
     print(f"both: {len(found.both):,}, of which {found.same_media:,} with the same bytes")
     print(f"only {first}: {found.only_first:,}; only {second}: {found.only_second:,}")
     if found.other_labels:

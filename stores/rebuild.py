@@ -24,8 +24,8 @@ class Rebuild:
     Attributes:
         why: in words.
         decode: clips that have to be decoded for it.
-        lost: of these, how many cannot be, because their media were not kept in the store. Files of a folder
-            (`--source dir:`) are not counted: they are where they were.
+        lost: of these, how many cannot be, because their media were not kept in the store, or their tar is missing or
+            of another size. Files of a folder (`--source dir:`) are not counted: they are where they were.
     """
 
     split: str
@@ -59,18 +59,22 @@ def plan_rebuild(
             for shard, digest in enumerate(labels_digests(plan, size))
             if shards is None or shard in shards
         ]
-        read_states(store, states, [spec.column for spec in specs])
+        sizes = read_states(store, states, [spec.column for spec in specs])
         for state in states:
             stale = [spec for spec in specs if state.ledger and not state.is_current(spec.column, spec.digest)]
             if stale:
                 ledger = read_ledger(store, split, state.shard)
                 rows = [row for row in ledger.rows if row.status == FETCHED] if ledger else []
                 spooled = Spool(store, split, state.shard).positions()
+                tars = ledger.tars if ledger else {}
+                folder = store.media_folder(split)
+                whole = {name for name, tar in tars.items() if sizes.get(f"{folder}/{name}") == tar["size"]}
+                gone = {row.position for row in rows if not _at_hand(row, whole, spooled)}
                 for spec in stale:
-                    yield _rebuild(store, state, spec.column, rows, spooled)
+                    yield _rebuild(store, state, spec.column, rows, gone)
 
 
-def _rebuild(store: Store, state: ShardState, column: str, rows: Sequence[LedgerRow], spooled: set[int]) -> Rebuild:
+def _rebuild(store: Store, state: ShardState, column: str, rows: Sequence[LedgerRow], gone: set[int]) -> Rebuild:
     manifest = read_manifest(store, column, state.split, state.shard)
     if manifest is None:
         why, needed = "not computed yet", list(rows)
@@ -79,12 +83,17 @@ def _rebuild(store: Store, state: ShardState, column: str, rows: Sequence[Ledger
     else:
         there = {row.key: (row.media_sha256, row.media_start_ms) for row in manifest.rows}
         needed = [row for row in rows if there.get(row.key) != (row.media_sha256, row.media_start_ms)]
-        gone = len(there.keys() - {row.key for row in rows})
+        out = len(there.keys() - {row.key for row in rows})
         reasons = [f"{len(needed)} clips fetched since"] if needed else []
-        reasons += [f"{gone} clips taken out since"] if gone else []
+        reasons += [f"{out} clips taken out since"] if out else []
         why = " and ".join(reasons) or "labels corrected: only the json is written anew"
-    lost = [row for row in needed if row.tar is None and row.origin != "dir" and row.position not in spooled]
-    return Rebuild(state.split, state.shard, column, why, len(needed), len(lost))
+    lost = sum(row.position in gone for row in needed)
+    return Rebuild(state.split, state.shard, column, why, len(needed), lost)
+
+
+def _at_hand(row: LedgerRow, whole: set[str], spooled: set[int]) -> bool:
+    """Whether a clip's media can be read, as far as listings tell."""
+    return row.tar in whole if row.tar is not None else row.origin == "dir" or row.position in spooled
 
 
 def parse_shards(text: str) -> list[int]:

@@ -141,6 +141,16 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def modified(self, name: str) -> float | None:
+        """When an object was written, Unix seconds; None when it is absent, or where the backend does not say."""
+        try:
+            with self._errors(name):
+                if self.is_local:
+                    return os.stat(self.path(name)).st_mtime
+                return _modified(self.fs.info(self.path(name), refresh=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def list(self, prefix: str) -> list[Entry]:
         """Objects and folders directly below a folder, sorted by name; folders have size -1. Empty when absent.
 
@@ -151,9 +161,7 @@ class Storage:
             with self._errors(prefix):
                 if self.is_local:
                     with os.scandir(base) as scan:
-                        found: list[tuple[str, int, float | None]] = [
-                            (e.name, -1 if e.is_dir() else e.stat().st_size, e.stat().st_mtime) for e in scan
-                        ]
+                        found = [entry for entry in map(_scanned, scan) if entry is not None]
                 else:
                     self.fs.invalidate_cache(base)
                     listed = self.fs.ls(base, detail=True)
@@ -315,6 +323,15 @@ class Storage:
 
 def _content_version(data: bytes) -> Version:
     return Version(hashlib.sha256(data).hexdigest())
+
+
+def _scanned(entry: os.DirEntry[str]) -> tuple[str, int, float | None] | None:
+    """An entry of a local listing; None for one that somebody has removed since, and for a link to nowhere."""
+    try:
+        facts = entry.stat()
+    except FileNotFoundError:
+        return None
+    return entry.name, -1 if entry.is_dir() else facts.st_size, facts.st_mtime
 
 
 _swept: set[Path] = set()

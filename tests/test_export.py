@@ -15,6 +15,7 @@ from stores.export import export
 from stores.forget import forget
 from stores.layout import StoreError
 from stores.manifest import OK, read_manifest
+from stores.shard_index import ShardError
 from stores.storage import StorageError
 
 KEYS = [row["key"] for row in make_plan().to_pylist()]
@@ -100,6 +101,26 @@ def test_a_damaged_shard_is_left_out_and_counted(tmp_path: Path) -> None:
     tar.write_bytes(data)
     done = export(store, SPLIT, ["logmel"], str(tmp_path / "out"))
     assert done.missing > 0 and done.clips + done.missing == 7
+
+
+def test_what_is_not_there_yet_is_counted_and_a_damaged_manifest_is_an_error(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", shards=(0, 1))
+    done = export(store, SPLIT, ["logmel"], str(tmp_path / "out"))
+    assert (done.computed, done.shards) == (2, 3)
+    manifest = tmp_path / "store/features" / LOGMEL.column / SPLIT / "00000.parquet"
+    manifest.write_bytes(manifest.read_bytes()[:300])
+    with pytest.raises(ShardError, match="00000.parquet"):
+        export(store, SPLIT, ["logmel"], str(tmp_path / "other"))
+
+
+def test_media_that_have_changed_are_left_out(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    tar = next((tmp_path / "store/media" / SPLIT).glob("00001.*.tar"))
+    data = tar.read_bytes()
+    at = data.index(media_of(KEYS[6]))
+    tar.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    done = export(store, SPLIT, [], str(tmp_path / "out"), media=True)
+    assert (done.clips, done.missing) == (8, 1)
 
 
 def test_nothing_half_written_when_the_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,25 @@ from typing import Any
 
 import pytest
 from s3_bucket import s3_bucket
-from store_factory import LOGMEL, SPLIT, VIDEO, commit_column, commit_media, make_plan, make_store, media_of
+from scripted_fetcher import ScriptedFetcher
+from store_factory import (
+    LOGMEL,
+    SPLIT,
+    VIDEO,
+    commit_column,
+    commit_media,
+    make_plan,
+    make_store,
+    media_of,
+    plan_store,
+)
 
 from stores.forget import WORDS, forget
 from stores.garbage import find_garbage
 from stores.layout import Store, StoreError
 from stores.ledger import FAILED, FETCHED, read_ledger
 from stores.manifest import OK, read_manifest
+from stores.rebuild import plan_rebuild
 from stores.spool import Spool
 from stores.status import store_status
 from stores.storage import StorageError
@@ -103,10 +115,8 @@ def test_all_of_a_shard(tmp_path: Path) -> None:
     assert problems(store) == [] and not list((tmp_path / "media" / SPLIT).glob("00002.*.tar"))
 
 
-@pytest.mark.parametrize("cut", range(1, 9))
-def test_cut_off_anywhere_the_next_call_completes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
-    store = make_store(tmp_path)
-    Spool(store, SPLIT, 1).put(row_of(store, KEY), media_of(KEY))
+def writes(store: Store, cut: int) -> int:
+    """Forgets a clip with the store's `cut`-th write failing; how many writes it came to."""
     steps = 0
 
     def failing(name: str) -> Any:
@@ -121,38 +131,118 @@ def test_cut_off_anywhere_the_next_call_completes_it(tmp_path: Path, monkeypatch
 
         return step
 
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         for name in ("publish", "publish_file", "remove"):
             patched.setattr(store.storage, name, failing(name))
         try:
-            list(forget(store, [KEY, OTHER]))
+            list(forget(store, [KEY]))
+            assert cut == 0 or steps < cut
         except StorageError:
-            assert steps == cut
-    again = list(forget(store, [KEY, OTHER]))
-    assert again or steps < cut
-    assert holding(tmp_path, KEY) == holding(tmp_path, OTHER) == [] and problems(store) == []
-    assert store.forgotten() == {KEY, OTHER}
+            assert steps >= cut
+    return steps
 
 
-def test_a_column_whose_tar_is_damaged_is_removed_whole(tmp_path: Path) -> None:
+def test_cut_off_at_any_write_the_next_call_completes_it(tmp_path: Path) -> None:
+    def spooled(number: int) -> Store:
+        store = make_store(tmp_path / str(number))
+        Spool(store, SPLIT, 1).put(row_of(store, KEY), media_of(KEY))
+        return store
+
+    total = writes(spooled(0), 0)
+    assert total == 11  # list, spool, two for the media, two for each column, three tars that are named no more
+    for cut in range(1, total + 1):
+        store = spooled(cut)
+        writes(store, cut)
+        list(forget(store, [KEY]))
+        assert holding(tmp_path / str(cut), KEY) == [], cut
+        assert problems(store) == [] and store.forgotten() == {KEY}, cut
+
+
+def test_a_column_whose_tar_is_not_whole_is_made_anew(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     tar = next((tmp_path / "features" / LOGMEL.column / SPLIT).glob("00001.*.tar"))
     tar.write_bytes(tar.read_bytes()[:1000])
     list(forget(store, [KEY]))
+    assert holding(tmp_path, KEY) == []
+    manifest = read_manifest(store, LOGMEL.column, SPLIT, 1)
+    assert manifest is not None and manifest.rows == ()
+    assert [found.why for found in plan_rebuild(store)] == ["2 clips fetched since"]
+
+
+def test_a_damaged_sample_of_another_clip_gets_no_fresh_checksum(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    tar = next((tmp_path / "features" / LOGMEL.column / SPLIT).glob("00001.*.tar"))
+    manifest = read_manifest(store, LOGMEL.column, SPLIT, 1)
+    assert manifest is not None
+    other = next(row for row in manifest.rows if row.status == OK and row.key != KEY)
+    data = bytearray(tar.read_bytes())
+    data[(other.array_offset or 0) + 300] ^= 1
+    tar.write_bytes(data)
+    list(forget(store, [KEY]))
+    after = read_manifest(store, LOGMEL.column, SPLIT, 1)
+    assert after is not None and other.key not in [row.key for row in after.rows]
+    assert [(found.column, found.decode) for found in plan_rebuild(store)] == [(LOGMEL.column, 1)]
+
+
+def test_a_bucket_that_fails_for_a_moment_costs_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path)
+
+    def failing(*_: object) -> bytes:
+        raise StorageError("503")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stores.forget._sample", failing)
+        with pytest.raises(StorageError, match="503"):
+            list(forget(store, [KEY]))
+    assert read_manifest(store, LOGMEL.column, SPLIT, 1) is not None
+    list(forget(store, [KEY]))
     assert holding(tmp_path, KEY) == [] and problems(store) == []
-    assert read_manifest(store, LOGMEL.column, SPLIT, 1) is None and not tar.exists()
 
 
-def test_a_media_tar_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_features_go_also_where_media_of_others_are_damaged(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     tar = next((tmp_path / "media" / SPLIT).glob("00001.*.tar"))
     data = tar.read_bytes()
-    tar.write_bytes(data[:1000])
-    with pytest.raises(StorageError, match=rf"{tar.name}"):
+    tar.write_bytes(data[: data.index(media_of(OTHER)) + 10])
+    with pytest.raises(StorageError, match=tar.name):
         list(forget(store, [KEY]))
+    assert [name for name in holding(tmp_path, KEY) if not name.startswith("media/")] == []
     tar.write_bytes(data)
     list(forget(store, [KEY]))
-    assert holding(tmp_path, KEY) == []
+    assert holding(tmp_path, KEY) == [] and problems(store) == []
+
+
+def test_what_killed_writers_left_goes_too(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    left = tmp_path / ".tmp" / ("a" * 32)
+    left.write_bytes(b"x" * 5_000_000 + KEY.encode() + b".mp4" + media_of(KEY))
+    (tmp_path / ".tmp" / ("b" * 32)).write_bytes(b"other")
+    spooled = Spool(store, SPLIT, 1)
+    spooled.put(row_of(store, KEY), media_of(KEY))
+    (tmp_path / spooled.folder / "00003.tar").write_bytes(b"not readable")
+    list(forget(store, [KEY]))
+    assert not left.exists() and (tmp_path / ".tmp" / ("b" * 32)).exists() and holding(tmp_path, KEY) == []
+
+
+def test_a_shard_that_is_being_fetched_begins_again_without_it(tmp_path: Path) -> None:
+    """The clip is removed while its shard, which has no ledger yet, is fetched; and while its features are computed."""
+    from pipeline.media_shard import FetchPolicy, build_media_shard
+    from pipeline.permits import Unpaced
+    from pipeline.splits import stored_split
+
+    store = plan_store(tmp_path)
+    segments = stored_split(store, SPLIT).segments(1)
+    fetcher = ScriptedFetcher()
+    fetcher.before = lambda segment: list(forget(store, [KEY])) if segment.key == OTHER else None
+    policy = FetchPolicy(threads=1, wait_s=0.0)
+    with pytest.raises(StorageError):
+        build_media_shard(store, SPLIT, 1, segments, Unpaced(fetcher), policy)
+    fetcher.before = lambda segment: None
+    done = build_media_shard(store, SPLIT, 1, segments, Unpaced(fetcher), policy)
+    assert done.committed and done.summary["fetched"] == 4 and done.summary["failed"] == {"gone": 1}
+    list(forget(store, [KEY]))
+    tars = list((tmp_path / "media" / SPLIT).glob("00001.*.tar"))
+    assert len(tars) == 1 and KEY.encode() not in tars[0].read_bytes()
 
 
 def test_what_is_no_clip_changes_nothing(tmp_path: Path) -> None:

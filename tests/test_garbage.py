@@ -29,7 +29,7 @@ from store_factory import (
 )
 
 from stores.cache import TarCache
-from stores.garbage import Garbage, find_garbage, remove_garbage
+from stores.garbage import Garbage, _is_still, find_garbage, remove_garbage
 from stores.layout import Store
 from stores.ledger import FETCHED, PENDING, LedgerRow, commit_ledger, read_ledger
 from stores.reader import Reader
@@ -74,17 +74,37 @@ def test_a_tar_that_was_replaced_is_garbage_since_it_was(tmp_path: Path) -> None
 
 def test_what_was_never_committed(tmp_path: Path) -> None:
     store = make_store(tmp_path, shards=(0, 1))
-    folder = tmp_path / "media" / SPLIT
-    (folder / "00002.0badcafe.tar").write_bytes(b"x" * 10)
+    media, features = tmp_path / "media" / SPLIT, f"features/{LOGMEL.column}/{SPLIT}"
+    (media / "00002.0badcafe.tar").write_bytes(b"perhaps the only ones: the ledger may have been lost")
+    (tmp_path / features / "00002.0badcafe.tar").write_bytes(b"x" * 10)
     (tmp_path / ".tmp" / ("a" * 32)).write_bytes(b"y")
-    for other in (folder / "notes.txt", folder / "00002.tar", tmp_path / ".tmp/mine"):
+    for other in (media / "notes.txt", media / "00002.tar", tmp_path / ".tmp/mine"):
         other.write_text("not ours")
-    age(folder / "00002.0badcafe.tar", 3)
+    age(tmp_path / features / "00002.0badcafe.tar", 3)
     found = {item.name: item for item in find_garbage(store)}
-    assert sorted(found) == [f".tmp/{'a' * 32}", f"media/{SPLIT}/00002.0badcafe.tar"]
-    assert found[f"media/{SPLIT}/00002.0badcafe.tar"].why == "never committed"
-    assert names(list(remove_garbage(store, HOUR))) == [f"media/{SPLIT}/00002.0badcafe.tar"]
-    assert (folder / "notes.txt").exists() and (folder / "00002.tar").exists()
+    assert sorted(found) == [f".tmp/{'a' * 32}", f"{features}/00002.0badcafe.tar"]
+    assert found[f"{features}/00002.0badcafe.tar"].why == "never committed"
+    assert names(list(remove_garbage(store, HOUR))) == [f"{features}/00002.0badcafe.tar"]
+    assert (media / "notes.txt").exists() and (media / "00002.tar").exists()
+
+
+def test_what_is_committed_after_the_listing_stays(tmp_path: Path) -> None:
+    """An ingest that was killed between tar and manifest is started again while garbage is removed."""
+    store = make_store(tmp_path)
+    manifest = tmp_path / "features" / LOGMEL.column / SPLIT / "00001.parquet"
+    (tar,) = manifest.parent.glob("00001.*.tar")
+    commit = manifest.read_bytes()
+    manifest.unlink()
+    for path in tmp_path.rglob("*.*"):
+        age(path, 100)
+    for again in (lambda: manifest.write_bytes(commit), lambda: os.utime(tar)):
+        listed = find_garbage(store)
+        found = next(listed)
+        again()
+        assert not _is_still(store, found)
+        manifest.unlink(missing_ok=True)
+        age(tar, 100)
+    assert len(list(remove_garbage(store, HOUR))) == 1 and not tar.exists()
 
 
 def test_of_a_shard_whose_table_is_damaged_nothing_is_garbage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -94,6 +114,8 @@ def test_of_a_shard_whose_table_is_damaged_nothing_is_garbage(tmp_path: Path, ca
         path.write_bytes(path.read_bytes()[:100])
     assert list(find_garbage(store)) == []
     assert "00000.parquet cannot be read" in caplog.text and "00001.parquet cannot be read" in caplog.text
+    Spool(store, SPLIT, 1).put(LedgerRow(0, "x_0", PENDING, attempts=1), None)
+    assert list(find_garbage(store)) == [] and "nothing of its spool" in caplog.text
 
 
 def spool_all(store: Store, shard: int, attempts: int) -> list[LedgerRow]:

@@ -33,7 +33,9 @@ from stores.inventory import (
     take_inventory,
     write_inventory,
 )
-from stores.layout import StoreError
+from stores.layout import Store, StoreError
+from stores.ledger import FAILED, FETCHED, LedgerRow, commit_ledger
+from stores.storage import ABSENT
 
 KEYS = [row["key"] for row in make_plan().to_pylist()]
 
@@ -75,10 +77,51 @@ def test_equal_stores_give_equal_files_and_any_change_another(tmp_path: Path) ->
     assert len({digest, fetched, computed, take_inventory(second).summary["rows_sha256"]}) == 4
 
 
+def with_ledgers(store: Store, clips: int) -> Store:
+    """A wide store whose clips are fetched, but for every fifth."""
+    size = store.config.shard_size
+    for shard in range(-(-clips // size)):
+        rows = []
+        for position, number in enumerate(range(shard * size, min(clips, (shard + 1) * size))):
+            row = LedgerRow(position, f"wide{number:07d}_0", FAILED, "gone")
+            sha256 = f"{number:064d}"
+            fetched = LedgerRow(position, row.key, FETCHED, media_sha256=sha256, media_bytes=1, origin="dir")
+            rows.append(row if number % 5 == 0 else fetched)
+        commit_ledger(store, SPLIT, shard, rows, {}, ABSENT)
+    return store
+
+
 def test_it_does_not_depend_on_the_plans_order(tmp_path: Path) -> None:
-    stores = [make_wide_store(str(tmp_path / str(size)), clips=20, shard_size=size) for size in (4, 7)]
-    # These have no ledgers, so every clip is pending; what is listed is the same all the same.
-    assert len({take_inventory(store).summary["rows_sha256"] for store in stores}) == 1
+    lacking = [("logmel", 3), ("embedding", 12)]
+    stores = [
+        with_ledgers(make_wide_store(str(tmp_path / str(size)), clips=20, shard_size=size, lacking=lacking), 20)
+        for size in (4, 7)
+    ]
+    found = [take_inventory(store) for store in stores]
+    assert found[0].summary["rows_sha256"] == found[1].summary["rows_sha256"]
+    rows = by_key(found[0])
+    assert rows["wide0000005_0"]["status"] == "failed" and rows["wide0000007_0"]["media_sha256"] == f"{7:064d}"
+    both, one = rows["wide0000007_0"]["columns"], rows["wide0000003_0"]["columns"]
+    assert both.count(",") == 1 and one in both and one.startswith("embedding-")
+
+
+def test_a_column_whose_tar_is_lost_has_no_clip(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    next((tmp_path / "features" / LOGMEL.column / SPLIT).glob("00001.*.tar")).unlink()
+    assert by_key(take_inventory(store))[KEYS[6]]["columns"] == VIDEO.column
+
+
+def test_splits_are_never_mixed_unasked(tmp_path: Path) -> None:
+    stores = []
+    for name in "ab":
+        store = make_wide_store(str(tmp_path / name), clips=6, shard_size=4)
+        make_wide_store(str(tmp_path / name), clips=6, shard_size=4, split="train", first=4)
+        stores.append(take_inventory(store))
+    with pytest.raises(ValueError, match="expected --split of eval, train, got none"):
+        compare(*stores)
+    with pytest.raises(ValueError, match="expected --split of eval, train, got valid"):
+        compare(*stores, splits=("valid",))
+    assert len(compare(*stores, splits=("eval",)).both) == 0  # none is fetched
 
 
 def test_what_is_no_inventory_or_was_changed(tmp_path: Path) -> None:
@@ -117,7 +160,9 @@ def test_a_comparison_is_of_what_both_can_use(tmp_path: Path) -> None:
     heard = compare(take_inventory(first), take_inventory(second), ("logmel",))
     assert len(heard.both) == 5 and KEYS[4] not in heard.both["key"].to_pylist()
     assert len(compare(take_inventory(first), take_inventory(second), ("logmel", "r2plus1d_18")).both) == 5
-    assert len(compare(take_inventory(first), take_inventory(second), ("log",)).both) == 0
+    assert len(compare(take_inventory(first), take_inventory(second), (LOGMEL.column,)).both) == 5
+    with pytest.raises(ValueError, match="got 'log'"):
+        compare(take_inventory(first), take_inventory(second), ("log",))
 
 
 def test_other_bytes_and_other_labels_are_counted(tmp_path: Path) -> None:
@@ -141,8 +186,8 @@ def test_a_clip_of_two_splits_counts_once() -> None:
         "columns": "",
     }
     rows = pa.Table.from_pylist([{"split": split, "cause": None, "media_sha256": "1", **row} for split in "ab"], SCHEMA)
-    inventory = Inventory(rows, {"rows_sha256": rows_digest(rows)})
-    assert len(compare(inventory, inventory).both) == 1
+    inventory = Inventory(rows, {"rows_sha256": rows_digest(rows), "splits": {"a": {}, "b": {}}, "columns": {}})
+    assert len(compare(inventory, inventory, splits=("a", "b")).both) == 1
 
 
 def test_the_list_is_one_that_an_ingest_reads(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,11 @@ def test_gc_shows_first_and_removes_when_told_to(tmp_path: Path, capsys: Capture
     said = capsys.readouterr().out
     assert said.startswith(str(old.relative_to(tmp_path))) and "1 object, " in said and "by --delete" in said
     assert files(tmp_path) == before
-    assert main(["gc", str(tmp_path), "--older-than", "0", "--delete"]) == 0
+    assert main(["gc", str(tmp_path), "--older-than", "0", "--delete"]) == 2
+    assert "at least 1 hour" in capsys.readouterr().err and files(tmp_path) == before
+    for path in before:
+        os.utime(path, (1e9, 1e9))
+    assert main(["gc", str(tmp_path), "--older-than", "1", "--delete"]) == 0
     assert "removed" in capsys.readouterr().out and files(tmp_path) == before - {old}
     assert main(["gc", str(tmp_path), "--older-than", "-1"]) == 2
     assert "--older-than" in capsys.readouterr().err

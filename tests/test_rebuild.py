@@ -76,6 +76,14 @@ def test_media_that_were_not_kept_cannot_be_decoded_again(tmp_path: Path, origin
     assert (found.decode, found.lost) == (4, lost)
 
 
+def test_media_whose_tar_is_lost_cannot_be_decoded_again(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    next((tmp_path / "media" / SPLIT).glob("00000.*.tar")).unlink()
+    (tmp_path / "features" / LOGMEL.column / SPLIT / "00000.parquet").unlink()
+    (found,) = plan_rebuild(store)
+    assert (found.decode, found.lost) == (4, 4)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = make_store(tmp_path)
     assert main(["plan-rebuild", str(tmp_path)]) == 0

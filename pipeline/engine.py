@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +37,7 @@ from pipeline.summary import Summary, summarise
 from pipeline.tally import TallyActor
 from pipeline.worklist import ShardState, survey
 from stores.layout import Store
+from stores.ledger import FAILED, FETCHED, PENDING
 from stores.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class IngestRun:
 
     Args:
         again: statuses of clips that are computed again though nothing has changed; None for what the options say.
+        fetch: whether clips are fetched; else only columns are made, of what is there.
     """
 
     def __init__(
@@ -78,11 +80,13 @@ class IngestRun:
         columns: tuple[Column, ...],
         console: Console,
         again: frozenset[str] | None = None,
+        fetch: bool = True,
     ) -> None:
         self.options, self.store, self.columns, self.console = options, store, columns, console
         self.splits = {split.name: split for split in splits}
         self.context = job_context(options, columns, options.retry_statuses if again is None else again)
         self._order = {split.name: i for i, split in enumerate(splits)}
+        self._fetches = fetch and options.kind != "none"
         self._chosen = {split.name: options.selection.shards(split.plan) for split in splits}
         self._hold_until = 0.0  # no fetch is submitted before: a source asked for a pause
         self._ready: dict[str, list[_Step]] = {"fetch": [], "columns": []}
@@ -102,7 +106,7 @@ class IngestRun:
         """
         found = survey(self.store, list(self.splits.values()), self.columns)
         self._states = [state for state in found if shards is None or state.shard in shards]
-        if self.options.kind == "none":  # what has no media yet is not this run's
+        if not self._fetches:  # what has no media yet is not this run's
             self._states = [state for state in self._states if state.ledger is not None]
         for state in self._states:
             self._enqueue(state)
@@ -136,7 +140,7 @@ class IngestRun:
     def _enqueue(self, state: ShardState) -> None:
         """Queues what a shard needs next: its media before its columns."""
         now = datetime.now(UTC)
-        due = None if self.options.kind == "none" else state.fetch_due(now, self._retried(state))
+        due = state.fetch_due(now, self._retried(state)) if self._fetches else None
         if due is not None and (due - now).total_seconds() <= self.options.wait:
             self._push("fetch", state, (due - now).total_seconds())
         elif self._to_compute(state):
@@ -184,7 +188,7 @@ class IngestRun:
     def _work(self, states: Sequence[ShardState]) -> None:
         tally = TallyActor.remote()
         self._metrics = IngestMetrics(self.store.storage)
-        self._keeper = None if self.options.kind in ("dir", "none") else gatekeeper()
+        self._keeper = gatekeeper() if self._fetches and self.options.kind != "dir" else None
         fetches = sum(state.planned for state in states if state.ledger is None)
         decodes = sum(state.planned for state in states if state.ledger is None or self._to_compute(state))
         with ProgressDisplay(self.console, fetches, decodes if self.columns else 0) as display:
@@ -197,18 +201,21 @@ class IngestRun:
                         self._collect(reference)
                 else:
                     time.sleep(POLL_S)
-                display.update(ray.get(tally.read.remote()), self._note())
-                self._show_metrics()
-            self._show_metrics(at_once=True)
+                counts = ray.get(tally.read.remote())
+                display.update(counts, self._note())
+                self._show_metrics(counts)
+            self._show_metrics(ray.get(tally.read.remote()), at_once=True)
 
-    def _show_metrics(self, at_once: bool = False) -> None:
+    def _show_metrics(self, counts: Mapping[str, int], at_once: bool = False) -> None:
         if not at_once and time.monotonic() < self._shown_at + METRICS_EVERY_S:
             return
         self._shown_at = time.monotonic()
         self._metrics.stand(self._states, self.columns)
+        self._metrics.tried(sum(counts.get(status, 0) for status in (FETCHED, FAILED, PENDING)))
         running = Counter(step.kind for step in self._running.values())
         breakers = {} if self._keeper is None else ray.get(self._keeper.states.remote())
-        self._metrics.under_way({kind: running[kind] for kind in self._ready}, breakers)
+        ours = {name: state for name, state in breakers.items() if name in self.context.limits}
+        self._metrics.under_way({kind: running[kind] for kind in self._ready}, ours)
 
     def _submit(self, kind: str, tally: Any) -> None:
         under_way = sum(step.kind == kind for step in self._running.values())
@@ -265,9 +272,11 @@ class IngestRun:
         waiting = report.summary["next_attempt"]
         if report.shut_s:
             self._hold_until = max(self._hold_until, time.monotonic() + min(report.shut_s, LONGEST_HOLD_S))
-        if not report.committed and waiting is not None:
-            delay = (datetime.fromisoformat(waiting) - datetime.now(UTC)).total_seconds()
-            self._push("fetch", state, delay)
+        if not report.committed:
+            waits = [report.shut_s] if report.shut_s else []
+            if waiting is not None:
+                waits.append((datetime.fromisoformat(waiting) - datetime.now(UTC)).total_seconds())
+            self._push("fetch", state, min(waits, default=0.0))
             return
         self._totals.traffic += report.summary["traffic"] - before
         state.ledger = report.summary

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pipeline.clip import FetchedClip, Fetcher, FetchOptions
 from pipeline.directory import DirectoryFetcher
@@ -41,6 +43,14 @@ def source_kind(text: str) -> SourceKind:
         f"expected a source youtube, ytdlp:URL, http:URL or dir:PATH, got {text!r}; "
         "for example http:https://host/{ytid}.mp4 or dir:/data/clips"
     )
+
+
+def scope_of(text: str) -> str:
+    """What a source's budgets are kept under: `youtube`, or its host. Two sources do not share one address's budget."""
+    kind = source_kind(text)
+    if kind not in ("http", "ytdlp"):
+        return kind
+    return re.sub(r"[^A-Za-z0-9.-]", "-", urlsplit(_url(text)).netloc.rsplit("@", 1)[-1])[:100]
 
 
 def open_source(text: str, options: FetchOptions, before_request: Callable[[], None] | None = None) -> Fetcher:

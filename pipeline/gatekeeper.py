@@ -39,7 +39,7 @@ class Answer:
 class Gatekeeper:
     """Budgets and breakers by egress.
 
-    A store that a job brings along is where they are written down, `egress/<name>.json`, before a turn is given. What a
+    The store of the job that asks is where they are written down, `egress/<name>.json`, before a turn is given. What a
     budget may spend in the next seconds is written down as spent, so that a quick one is not written down every time.
 
     Args:
@@ -50,11 +50,19 @@ class Gatekeeper:
         self._clock = clock
         self._gates: dict[str, Gate] = {}
         self._stores: dict[str, Storage] = {}
-        self._written: dict[str, float] = {}
+        self._store = ""
+        self._written: dict[tuple[str, str], float] = {}
+
+    def hear(self, store: str, limits: Mapping[str, Limits]) -> None:
+        """Who asks next is a job of this store, with these limits: of two jobs each keeps to its own."""
+        self._store = store
+        for name, given in limits.items():
+            self._gates[name].limits = given
 
     def enter(self, store: str, limits: Mapping[str, Limits]) -> None:
         """A job comes with its egresses. Those that are known keep what they have spent, and get the job's limits."""
         storage = self._stores.setdefault(store, Storage(store))
+        self._store = store
         for name, given in limits.items():
             journal = _read(storage, name)
             if name not in self._gates:
@@ -82,6 +90,11 @@ class Gatekeeper:
         """Seconds until the next plain HTTP request of an egress may go out."""
         now = self._clock()
         return self._gates[egress].take_request(now) - now
+
+    def is_stale(self, egress: str, era: int | None) -> bool:
+        """Whether what comes of a turn says nothing of now: the breaker has opened since, and it is past that."""
+        gate = self._gates[egress]
+        return era is not None and era < gate.era and gate.state(self._clock()) != "open"
 
     def answered(self, egress: str) -> None:
         """The source gave what was asked for, or said that it is gone."""
@@ -113,18 +126,17 @@ class Gatekeeper:
         return {name: gate.state(now) for name, gate in self._gates.items()}
 
     def _write(self, gate: Gate, now: float, at_once: bool = False) -> None:
-        budget = gate.limits.videos_per_hour is not None
-        if not at_once and (not budget or gate.paced_until <= self._written.get(gate.name, 0.0)):
+        budget, place = gate.limits.videos_per_hour is not None, (self._store, gate.name)
+        if not at_once and (not budget or gate.paced_until <= self._written.get(place, 0.0)):
             return
         journal = gate.journal()
         if budget:
             journal["paced_until"] = max(journal["paced_until"], now + AHEAD_S)
-        self._written[gate.name] = journal["paced_until"]
-        for storage in self._stores.values():
-            try:
-                storage.publish(f"{FOLDER}/{gate.name}.json", json.dumps(journal).encode())
-            except StorageError as error:  # the budget is kept meanwhile; only a restart now would not know of it
-                logger.warning("%s: what it has spent cannot be written down: %s", gate.name, error)
+        self._written[place] = journal["paced_until"]
+        try:
+            self._stores[self._store].publish(f"{FOLDER}/{gate.name}.json", json.dumps(journal).encode())
+        except StorageError as error:  # the budget is kept meanwhile; only a restart now would not know of it
+            logger.warning("%s: what it has spent cannot be written down: %s", gate.name, error)
 
 
 def _read(storage: Storage, name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pipeline.permits import TELLING
 from pipeline.politeness import Limits, State
 
 NAMESPACE = "avlens"
-NAME = "gatekeeper-1"  # the number is that of its methods: another version of this program gets one of its own
+NAME = "gatekeeper-2"  # the number is that of its methods: another version of this program gets one of its own
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,13 @@ class GatekeeperServer:
         """See `pipeline.permits.Door`."""
         return self._for(entry).request(egress)
 
-    def tell(self, entry: Entry, egress: str, cause: str | None, retry_after_s: float | None) -> float:
+    def tell(
+        self, entry: Entry, egress: str, cause: str | None, retry_after_s: float | None, era: int | None = None
+    ) -> float:
         """See `pipeline.permits.Door`."""
         keeper = self._for(entry)
+        if keeper.is_stale(egress, era):
+            return keeper.soonest(list(entry.limits))
         if cause == Cause.THROTTLED:
             keeper.throttled(egress, retry_after_s)
         elif cause is None or cause in TELLING:
@@ -65,6 +69,7 @@ class GatekeeperServer:
         if key not in self._known:
             self._keeper.enter(entry.store, entry.limits)
             self._known.add(key)
+        self._keeper.hear(entry.store, entry.limits)
         return self._keeper
 
 
@@ -95,7 +100,9 @@ class RayDoor:
         """See `Door`."""
         return ray.get(self._actor.request.remote(self._entry, egress))
 
-    def tell(self, egress: str, cause: Cause | None, retry_after_s: float | None = None) -> float:
+    def tell(
+        self, egress: str, cause: Cause | None, retry_after_s: float | None = None, era: int | None = None
+    ) -> float:
         """See `Door`."""
         words = None if cause is None else str(cause)
-        return ray.get(self._actor.tell.remote(self._entry, egress, words, retry_after_s))
+        return ray.get(self._actor.tell.remote(self._entry, egress, words, retry_after_s, era))

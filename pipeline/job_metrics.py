@@ -52,6 +52,8 @@ class IngestMetrics:
         self._free = Gauge("avlens_store_free_bytes", description="Room on the store's disk")
         self._room = Gauge("avlens_store_room_bytes", description="Size of the store's disk")
         self._last = Gauge("avlens_last_commit_seconds", description="When a shard was committed last, Unix time")
+        self._last.set(time.time())  # nothing yet, but from now on it is waited for
+        self._tried_before = 0
         self._commits = Counter("avlens_shards_committed_total", description="Commits", tag_keys=("kind",))
         self._tried = Counter("avlens_fetches_tried_total", description="Clips that a source was asked for")
         self._traffic = Counter("avlens_fetched_bytes_total", description="Bytes of committed media over the network")
@@ -97,6 +99,11 @@ class IngestMetrics:
         self._running.show({(kind,): count for kind, count in counts.items()})
         self._breakers.show({(egress,): BREAKER.get(state, 2) for egress, state in breakers.items()})
 
+    def tried(self, total: int) -> None:
+        """Counts up to so many clips that were asked for in this run; fewer than before is a tally that was lost."""
+        self._add(self._tried, total - self._tried_before)
+        self._tried_before = max(total, self._tried_before)
+
     def fetched(self, report: MediaReport, before: Mapping[str, Any] | None, planned: int) -> None:
         """Counts what a fetch task did.
 
@@ -104,7 +111,6 @@ class IngestMetrics:
             before: the ledger's summary before it; None where there was none.
             planned: clips of the shard.
         """
-        self._add(self._tried, report.tried)
         self._stages("fetch", report.seconds)
         if not report.committed:
             return

@@ -77,8 +77,10 @@ class Door(Protocol):
         """Seconds until the next plain request may go out."""
         ...
 
-    def tell(self, egress: str, cause: Cause | None, retry_after_s: float | None = None) -> float:
-        """Says how it went; None for well. Gives the seconds until any egress is worth trying."""
+    def tell(
+        self, egress: str, cause: Cause | None, retry_after_s: float | None = None, era: int | None = None
+    ) -> float:
+        """Says how a turn of that era went; None for well. Gives the seconds until any egress is worth trying."""
         ...
 
 
@@ -104,21 +106,21 @@ class Paced:
 
     def fetch(self, segment: Segment, stop: threading.Event) -> FetchedClip:
         """See `Source`."""
-        egress = self._turn(stop)
+        egress, era = self._turn(stop)
         try:
             clip = self._fetcher(egress).fetch(segment)
         except FetchFailure as failure:
-            wait_s = self._door.tell(egress, failure.cause, failure.retry_after_s)
+            wait_s = self._door.tell(egress, failure.cause, failure.retry_after_s, era)
             if failure.cause == Cause.THROTTLED:
                 raise FetchFailure(failure.cause, failure.words, wait_s) from failure
             raise
         except BaseException:
-            self._door.tell(egress, Cause.INTERNAL)
+            self._door.tell(egress, Cause.INTERNAL, None, era)
             raise
-        self._door.tell(egress, None)
+        self._door.tell(egress, None, None, era)
         return clip
 
-    def _turn(self, stop: threading.Event) -> str:
+    def _turn(self, stop: threading.Event) -> tuple[str, int]:
         while True:
             answer = self._door.take()
             if answer.egress is None and answer.wait_s > PATIENCE_S:
@@ -128,7 +130,7 @@ class Paced:
             if answer.egress is not None and (
                 answer.wait_s < TOLD_LATE_S or self._door.holds(answer.egress, answer.era)
             ):
-                return answer.egress
+                return answer.egress, answer.era
 
     def _fetcher(self, egress: str) -> Fetcher:
         with self._lock:

@@ -100,9 +100,10 @@ class Gate:
         self._probe_until: float | None = None
         self._given: deque[float] = deque(maxlen=10_000)
         self._next_request = now
+        self.taken = 0
         for key, value in (journal or {}).items():
             usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if usable and key in ("opened_until", "paced_until", "in_a_row", "learnt_gap_s"):
+            if usable and key in ("opened_until", "paced_until", "in_a_row", "learnt_gap_s", "era"):
                 setattr(self, key, type(getattr(self, key))(max(0, value)))
         if self.opened_until:
             self._answers = 0
@@ -142,7 +143,12 @@ class Gate:
             self._probe_until = at + self.limits.probe_s
         self.paced_until = at + self._gap()
         self._given.append(at)
+        self.taken += 1
         return Turn(self.name, at, self.era)
+
+    def next_request(self, now: float) -> float:
+        """When a plain request could go out."""
+        return max(now, self._next_request)
 
     def take_request(self, now: float) -> float:
         """When the next plain request may go out."""
@@ -184,7 +190,8 @@ class Gate:
         if self.state(now) == "closed":
             self._learn(now)
         self.era += 1
-        cooldown = min(self.limits.longest_cooldown_s, self.limits.cooldown_s * self.limits.growth**self.in_a_row)
+        growth = self.limits.growth ** min(self.in_a_row, 32)
+        cooldown = min(self.limits.longest_cooldown_s, self.limits.cooldown_s * growth)
         self.in_a_row += 1
         self.opened_until = max(asked, now + cooldown * (1 + self.limits.jitter * self._random.random()))
         self.paced_until = max(now + self._gap(), min(self.paced_until, self.opened_until))
@@ -210,12 +217,14 @@ class Gate:
             "paced_until": self.paced_until,
             "in_a_row": self.in_a_row,
             "learnt_gap_s": self.learnt_gap_s,
+            "era": self.era,
         }
 
 
 def choose(gates: Sequence[Gate], now: float) -> Turn | Closed:
-    """The earliest turn that any of several egresses has; `Closed` where all are shut."""
+    """The earliest turn that any of several egresses has; of equal ones the turn of who has asked least so far.
+    `Closed` where all are shut."""
     open_ones = [gate for gate in gates if not gate.is_shut(now)]
     if not open_ones:
         return Closed(min(gate.next_turn(now) for gate in gates))
-    return min(open_ones, key=lambda gate: gate.next_turn(now)).take(now)
+    return min(open_ones, key=lambda gate: (gate.next_turn(now), gate.next_request(now), gate.taken)).take(now)

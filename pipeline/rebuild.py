@@ -41,7 +41,7 @@ def prepare(options: RebuildOptions, console: Console) -> tuple[IngestRun, bool]
     columns = tuple(column_of(store.read_spec(name), options.encoder) for name in names)
     if len({column.spec.array for column in columns}) != len(columns):
         raise ValueError(f"expected --columns of one column of each kind in a run, got {', '.join(names)}")
-    run = IngestRun(options.ingest_options(), store, splits, columns, console, options.statuses)
+    run = IngestRun(options.ingest_options(), store, splits, columns, console, options.statuses, fetch=False)
     return run, run.look(options.shard_numbers)
 
 

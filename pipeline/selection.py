@@ -69,7 +69,7 @@ def read_keys(path: str) -> frozenset[str]:
         keys = [field for field in fields[:2] if _KEY.fullmatch(field)]
         if not keys:
             raise ValueError(f"{path}, line {number}: expected a key <ytid>_<start in ms>, got {line[:80]!r}")
-        found.add(keys[0])
+        found.update(keys)  # a split's name may look like one; it is no clip's
     if not found:
         raise ValueError(f"{path}: expected a key in each line, found none")
     return frozenset(found)

@@ -17,7 +17,7 @@ from pipeline.decode_process import DecodeOptions
 from pipeline.decoder import Decoder
 from pipeline.egress import Egress
 from pipeline.encoder_pool import A_BYTE, EncoderPool
-from pipeline.fetch import open_source
+from pipeline.fetch import open_source, scope_of
 from pipeline.gatekeeper_actor import Entry, RayDoor
 from pipeline.media_shard import FetchPolicy, MediaReport, build_media_shard
 from pipeline.media_source import MediaSource
@@ -153,14 +153,16 @@ def job_context(options: IngestOptions, columns: tuple[Column, ...], again: froz
         read_timeout_s=options.read_timeout,
         deadline_s=options.fetch_deadline,
     )
+    # A budget is one address's at one source: a job that reads a server of ours takes nothing of YouTube's.
+    scope = scope_of(options.source)
+    egresses = tuple(replace(one, name=f"{scope}_{one.name}") for one in options.egress_list)
     return JobContext(
         store=options.store,
         source=options.source,
         fetch=fetch,
-        egresses=options.egress_list,
+        egresses=egresses,
         limits={
-            one.name: one.limits(options.per_hour, options.requests_per_second, options.retry_delay)
-            for one in options.egress_list
+            one.name: one.limits(options.per_hour, options.requests_per_second, options.retry_delay) for one in egresses
         },
         policy=policy,
         columns=columns,

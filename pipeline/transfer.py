@@ -42,10 +42,11 @@ class Spending:
         self.ends_at = time.monotonic() + self.options.deadline_s
 
     def request(self) -> None:
-        """Counts a request that is about to go out, when it may. Raises FetchFailure where the time is over."""
+        """Counts a request that is about to go out, when it may: waiting for that takes nothing of its time."""
         if self.before_request is not None:
+            began = time.monotonic()
             self.before_request()
-            self.remaining_s()
+            self.ends_at += time.monotonic() - began
         self.requests += 1
 
     def remaining_s(self) -> float:

@@ -125,7 +125,8 @@ class Storage:
         """An object's bytes (None when absent) and the version to name in `publish(if_version=…)`."""
         try:
             # The version is taken before the bytes: if the object changes in between, the later publish is refused.
-            version = self._remote_version(name) if not self.is_local else ABSENT
+            with self._errors(name):
+                version = self._remote_version(name) if not self.is_local else ABSENT
             data = self.read(name)
         except (FileNotFoundError, NotADirectoryError):
             return None, ABSENT

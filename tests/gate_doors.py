@@ -49,9 +49,11 @@ class LocalDoor:
         with self._lock:
             return self.server.request(self.entry, egress)
 
-    def tell(self, egress: str, cause: Cause | None, retry_after_s: float | None = None) -> float:
+    def tell(
+        self, egress: str, cause: Cause | None, retry_after_s: float | None = None, era: int | None = None
+    ) -> float:
         with self._lock:
-            return self.server.tell(self.entry, egress, cause, retry_after_s)
+            return self.server.tell(self.entry, egress, cause, retry_after_s, era)
 
 
 def paced(store: Path, clock: Clock, fetchers: dict[str, Fetcher], **limits: float) -> Paced:

@@ -90,7 +90,18 @@ def test_a_second_job_keeps_to_what_the_first_has_spent_and_writes_to_its_own_st
     assert one.take(["home"]).wait_s == 11.0
     clock.now += AHEAD_S
     one.take(["home"])
-    assert journal(tmp_path / "b") == journal(tmp_path / "a")
+    assert journal(tmp_path / "b")["paced_until"] > journal(tmp_path / "a")["paced_until"]
+    one.hear(str(tmp_path / "a"), {"home": BUDGET})
+    clock.now += AHEAD_S
+    one.take(["home"])
+    assert journal(tmp_path / "a")["paced_until"] > journal(tmp_path / "b")["paced_until"]
+
+
+def test_a_store_that_is_gone_is_not_made_again_by_another_jobs_turns(tmp_path: Path) -> None:
+    one = keeper(Clock(), tmp_path / "a")
+    one.enter(str(tmp_path / "b"), {"home": BUDGET})
+    one.take(["home"])
+    assert (tmp_path / "b" / FOLDER).exists() and not (tmp_path / "a" / FOLDER).exists()
 
 
 def test_a_journal_that_is_rubbish_or_out_of_reach_stops_nobody(
@@ -119,3 +130,16 @@ def test_the_soonest_of_several(tmp_path: Path) -> None:
 def test_requests_have_their_own_pace(tmp_path: Path) -> None:
     one = keeper(Clock(), tmp_path, limits=Limits(requests_per_second=2))
     assert [one.request("home") for _ in range(3)] == [0.0, 0.5, 1.0]
+
+
+def test_what_was_asked_before_the_breaker_opened_says_nothing_of_later(tmp_path: Path) -> None:
+    clock = Clock()
+    one = keeper(clock, tmp_path, limits=Limits(jitter=0.0))
+    early = one.take(["home"])
+    one.throttled("home", 100.0)
+    assert not one.is_stale("home", early.era)  # while it is open, another 429 may ask for longer
+    clock.now += 100
+    probe = one.take(["home"])
+    assert one.is_stale("home", early.era) and not one.is_stale("home", probe.era)
+    again = keeper(clock, tmp_path, limits=Limits(jitter=0.0))  # its actor is lost and comes back
+    assert not again.holds("home", early.era)

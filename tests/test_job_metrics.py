@@ -94,6 +94,8 @@ def test_counters_add_up_to_the_ledgers(told: Told, tmp_path: Path) -> None:
         metrics.fetched(report, None, planned)
     outcomes = {("fetched", ""): 9, ("failed", "gone"): 1, ("failed", "gone_here"): 1}
     assert values(told, "avlens_outcomes_total", "status", "cause") == outcomes
+    for total in (0, 5, 12, 3, 12):  # the tally was lost once
+        metrics.tried(total)
     assert told["avlens_fetches_tried_total"][()] == 12
     assert told["avlens_fetched_bytes_total"][()] == sum(summary_of(store, shard)["traffic"] for shard in range(3))
     before = summary_of(store, 1)

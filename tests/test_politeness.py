@@ -253,3 +253,15 @@ def test_a_server_that_bans_is_not_hammered_and_all_clips_come(
             assert most <= 60 + 8  # the pace that was learnt is tried out upwards, until it says so again
             refused = len(server.asked) - sum(1 for at in fetched) / addresses
             assert refused < 0.2 * len(server.asked)
+
+
+def test_a_thousand_times_in_a_row_is_still_an_hour() -> None:
+    gate = Gate("home", Limits(jitter=0.0), 0.0, {"in_a_row": 5000})
+    gate.throttled(10.0)
+    assert gate.next_turn(10.0) == 10.0 + 3600.0
+
+
+def test_egresses_without_a_budget_take_turns() -> None:
+    gates = [Gate(name, Limits(requests_per_second=5), 0.0) for name in "abc"]
+    turns = [choose(gates, 1.0) for _ in range(6)]
+    assert [turn.egress for turn in turns if isinstance(turn, Turn)] == ["a", "b", "c"] * 2

@@ -46,6 +46,8 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"# some\n{KEYS[0]}\n\neval\t{KEYS[2]}\tmedia\tfailed\tgone\n{KEYS[3]},more\n")
     assert read_keys(str(path)) == {KEYS[0], KEYS[2], KEYS[3]}
+    path.write_text(f"train_2024\t{KEYS[2]}\tmedia\tfailed\tgone\n")  # a split's name may look like a key
+    assert KEYS[2] in read_keys(str(path))
     for text, words in (
         ("", "found none"),
         ("# x\n", "found none"),

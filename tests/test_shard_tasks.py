@@ -32,3 +32,12 @@ def test_with_media_dropped_the_spool_stays_for_columns(columns: str, spool: boo
     options = IngestOptions(store="/s", source="dir:/clips", segments=("mine=/a.csv",), columns=columns)
     context = job_context(options, build_columns(options.column_names, lambda _: None), frozenset())
     assert context.source_is_folder and not context.policy.keep_media and context.policy.keep_spool is spool
+
+
+def test_budgets_are_kept_by_source_and_address() -> None:
+    """A job that reads a server of ours shares nothing with one that asks YouTube by the same address."""
+    names = []
+    for source in ("youtube", "http:https://user:word@host:81/{ytid}.mp4", "ytdlp:https://host/{ytid}"):
+        options = IngestOptions(store="/s", source=source, segments=("a=/a.csv",))
+        names += job_context(options, (), frozenset()).limits
+    assert names == ["youtube_default", "host-81_default", "host_default"]

@@ -85,13 +85,13 @@ def test_the_counters_add_up_to_the_ledger(
     two_nodes: Cluster, prometheus: Prometheus, small_clips: SmallClips, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    gone, late = (f"/{ytid}.mp4" for ytid in small_clips.ytids[:2])
-    routes = {gone: Route(status=404), late: Route(status=429, retry_after="900")}
+    gone, down = (f"/{ytid}.mp4" for ytid in small_clips.ytids[:2])
+    routes = {gone: Route(status=404), down: Route(status=503)}  # the one is lost, the other is tried again later
     with LoopbackServer(small_clips.media, routes) as server:
         source = f"http:{server.url}/{{ytid}}.mp4"
         words = ["--segments", f"mine={small_clips.csv}", "--source", source, "--store", str(store)]
         (tmp_path / "egresses.toml").write_text("[test-prometheus]\n")
-        words += ["--egresses", str(tmp_path / "egresses.toml"), "--shard-size", "3", "--wait", "30"]
+        words += ["--egresses", str(tmp_path / "egresses.toml"), "--shard-size", "3", "--wait", "10"]
         done = run_ingest(two_nodes.environment, *words)
     assert done.returncode == 1, done.stdout + done.stderr  # one is gone, one is pending
     rows = [row for path in store.glob("media/mine/*.parquet") for row in pq.read_table(path).to_pylist()]

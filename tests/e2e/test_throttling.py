@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from ray_cluster import Cluster, run_ingest
+from ray_cluster import Cluster, ingest_command, run_ingest
 from small_clips import SmallClips
 
 from pipeline.loopback import LogEntry, LoopbackServer, RequestLimit
@@ -56,26 +57,33 @@ def test_nothing_is_lost_and_nobody_is_hammered(
         if refused:
             later = [entry for entry in mine if entry.at > refused[0].at + 1.0]
             assert most_in_a_window(later) <= LIMIT.requests
-            journal = json.loads((store / "egress" / f"test-{addresses}-{name}.json").read_text())
+            (path,) = store.glob(f"egress/*_test-{addresses}-{name}.json")
+            journal = json.loads(path.read_text())
             assert journal["learnt_gap_s"] > 0
     assert {entry.client for entry in log} == {ADDRESSES[name] for name in names}
 
 
 def test_two_jobs_share_one_budget(two_nodes: Cluster, small_clips: SmallClips, tmp_path: Path) -> None:
-    """Twelve videos at one every half second, however many shards, tasks and jobs ask."""
+    """Two jobs at once ask for twelve videos each, at one every half second, whatever their shards and tasks."""
     (tmp_path / "egresses.toml").write_text("[shared]\nvideos_per_hour = 7200\n")
+    more = ["--egresses", str(tmp_path / "egresses.toml"), "--fetch-shards", "4"]
     with LoopbackServer(small_clips.media) as server:
+        jobs = [
+            subprocess.Popen(
+                ingest_command(*arguments(small_clips, server, tmp_path / store, *more)),
+                env=two_nodes.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            for store in ("one", "two")
+        ]
+        said = [job.communicate(timeout=240)[0].decode() for job in jobs]
+        assert [job.returncode for job in jobs] == [0, 0], said
         for store in ("one", "two"):
-            more = ["--egresses", str(tmp_path / "egresses.toml"), "--fetch-shards", "4"]
-            result = run_ingest(two_nodes.environment, *arguments(small_clips, server, tmp_path / store, *more))
-            assert result.returncode == 0, result.stdout + result.stderr
             assert_all_fetched(tmp_path / store)
-        firsts: dict[tuple[str, int], float] = {}
-        half = len(server.log()) // 2
-        for i, entry in enumerate(server.log()):
-            firsts.setdefault((entry.path, i >= half), entry.at)
-    began = sorted(firsts.values())
+        began = sorted(entry.at for entry in server.log() if entry.range is None or entry.range.startswith("bytes=0-"))
     assert len(began) == 24
+    # The jitter shrinks a gap to 0.35 s at most, so that this is the least that twenty-four turns may take.
+    assert began[-1] - began[0] > 23 * 0.35 * 0.9
     gaps = [later - earlier for earlier, later in pairwise(began)]
-    # The jitter shrinks a gap to 0.35 s at most; a busy machine is late now and then.
-    assert sum(gap < 0.25 for gap in gaps) <= 2
+    assert sum(gap < 0.2 for gap in gaps) <= 4  # a busy machine is late now and then, and then two come together

@@ -9,9 +9,10 @@ anything else is our bug and ends the job.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -33,7 +34,7 @@ from pipeline.options import IngestOptions
 from pipeline.progress import ProgressDisplay
 from pipeline.shard_tasks import column_task, fetch_task, job_context
 from pipeline.splits import Split
-from pipeline.summary import Summary, summarise
+from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, Summary, interrupt_on_sigterm, summarise
 from pipeline.tally import TallyActor
 from pipeline.worklist import ShardState, survey
 from stores.layout import Store
@@ -301,3 +302,31 @@ class IngestRun:
         waiting = [step.due for steps in self._ready.values() for step in steps if step.due > time.monotonic()]
         text = f"{len(self._running)} shards under way, {sum(map(len, self._ready.values()))} to go"
         return text + (f", next retry in {min(waiting) - time.monotonic():.0f} s" if waiting else "")
+
+
+def run_to_end(name: str, run: IngestRun, work: bool, start: Callable[[], object]) -> Summary | int:
+    """Starts Ray where there is work, runs, and says on the error stream what kept it from ending.
+
+    Args:
+        name: the entry's, before its words.
+        work: what `IngestRun.look` gave.
+        start: `ray.init`.
+
+    Returns:
+        the account, or the exit code.
+    """
+    try:
+        if work:  # a finished store is told about at once, without starting a cluster
+            start()
+            interrupt_on_sigterm()
+    except (ConnectionError, TimeoutError, RuntimeError) as error:
+        print(f"{name}: Ray cannot be reached: {error}", file=sys.stderr)
+        return EXIT_INTERNAL
+    try:
+        return run.run()
+    except IngestFailed as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return EXIT_INTERNAL
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -14,13 +14,13 @@ from pipeline.audioset import resolve_segments
 from pipeline.classes import read_class_list
 from pipeline.clip import FetchOptions
 from pipeline.columns import build_columns
-from pipeline.engine import IngestFailed, IngestRun
+from pipeline.engine import IngestRun, run_to_end
 from pipeline.fetch import open_source
 from pipeline.http_session import load_cookies
 from pipeline.options import IngestOptions, absolute_paths
 from pipeline.segments import read_segments
 from pipeline.splits import plan_split
-from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, interrupt_on_sigterm
+from pipeline.summary import EXIT_USAGE, interrupt_on_sigterm
 from stores.layout import Store
 from stores.storage import StorageError
 
@@ -54,21 +54,9 @@ def main() -> int:
     except (ValueError, StorageError) as error:
         print(f"ingest: {error}", file=sys.stderr)
         return EXIT_USAGE
-    try:
-        if work:  # a finished store is told about at once, without starting a cluster
-            ray.init()
-            interrupt_on_sigterm()
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        print(f"ingest: Ray cannot be reached: {error}", file=sys.stderr)
-        return EXIT_INTERNAL
-    try:
-        summary = run.run()
-    except IngestFailed as error:
-        print(f"ingest: {error}", file=sys.stderr)
-        return EXIT_INTERNAL
-    except KeyboardInterrupt:
-        print("ingest: stopped; the same command goes on from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    summary = run_to_end("ingest", run, work, ray.init)
+    if isinstance(summary, int):
+        return summary
     for line in [*summary.lines(), *summary.reasons(options.max_failed_fraction)]:
         console.print(line, soft_wrap=True, highlight=False)
     return summary.exit_code(options.max_failed_fraction)

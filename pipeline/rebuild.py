@@ -11,13 +11,11 @@ import tyro
 from rich.console import Console
 
 from pipeline.columns import column_of
-from pipeline.engine import IngestFailed, IngestRun
+from pipeline.engine import IngestRun, run_to_end
 from pipeline.rebuild_options import RebuildOptions, absolute_paths
 from pipeline.splits import stored_split
 from pipeline.summary import (
     EXIT_INCOMPLETE,
-    EXIT_INTERNAL,
-    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_USAGE,
     interrupt_on_sigterm,
@@ -55,21 +53,9 @@ def main() -> int:
     except (ValueError, StorageError) as error:
         print(f"rebuild: {error}", file=sys.stderr)
         return EXIT_USAGE
-    try:
-        if work:
-            ray.init()
-            interrupt_on_sigterm()
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        print(f"rebuild: Ray cannot be reached: {error}", file=sys.stderr)
-        return EXIT_INTERNAL
-    try:
-        summary = run.run()
-    except IngestFailed as error:
-        print(f"rebuild: {error}", file=sys.stderr)
-        return EXIT_INTERNAL
-    except KeyboardInterrupt:
-        print("rebuild: stopped; the same command goes on from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    summary = run_to_end("rebuild", run, work, ray.init)
+    if isinstance(summary, int):
+        return summary
     for line in summary.lines():
         console.print(line, soft_wrap=True, highlight=False)
     stale = sum(summary.stale.values())

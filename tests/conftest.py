@@ -16,6 +16,9 @@ from small_clips import SmallClips, make_small_clips
 if TYPE_CHECKING:
     from demo_runs import DemoRuns
 
+    from pipeline.decode_process import DecodeOptions
+    from pipeline.decoder import Decoder
+
 # Tests share their cores with each other: threads that compute on small inputs spin, and gain nothing. Read when torch
 # is imported, which nothing above does; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -84,3 +87,20 @@ def demo_runs(tmp_path_factory: pytest.TempPathFactory) -> DemoRuns:
     from demo_runs import DemoRuns
 
     return DemoRuns(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="session")
+def shard_media(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The media of `shard_bench`, encoded once."""
+    from shard_bench import make_media
+
+    return make_media(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[dict[DecodeOptions, Decoder]]:
+    """Decoders by their options, made as they are asked for."""
+    made: dict[DecodeOptions, Decoder] = {}
+    yield made
+    for decoder in made.values():
+        decoder.close()

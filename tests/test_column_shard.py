@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
-from shard_bench import KEYS, PLANNED, Bench, make_media
+from shard_bench import KEYS, PLANNED, Bench
 
 from pipeline.column_shard import EncoderUnavailable
 from pipeline.decode_process import DecodeOptions
@@ -24,22 +23,9 @@ from stores.manifest import read_manifest
 from stores.storage import Storage, StorageError
 
 
-@pytest.fixture(scope="module")
-def media(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    return make_media(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def decoders() -> Iterator[dict[DecodeOptions, Decoder]]:
-    made: dict[DecodeOptions, Decoder] = {}
-    yield made
-    for decoder in made.values():
-        decoder.close()
-
-
 @pytest.fixture
-def bench(tmp_path: Path, media: list[bytes], decoders: dict[DecodeOptions, Decoder]) -> Bench:
-    return Bench(str(tmp_path / "store"), media, decoders)
+def bench(tmp_path: Path, shard_media: list[bytes], decoders: dict[DecodeOptions, Decoder]) -> Bench:
+    return Bench(str(tmp_path / "store"), shard_media, decoders)
 
 
 def test_rows_flags_and_arrays_of_every_kind_of_clip(bench: Bench) -> None:
@@ -97,10 +83,10 @@ def test_a_missing_track_is_zeros_and_so_are_windows_without_a_real_frame(bench:
     assert arrays[logmel.name][0].any()
 
 
-def test_a_column_is_the_same_alone_and_beside_another(bench: Bench, tmp_path: Path, media: list[bytes]) -> None:
+def test_a_column_is_the_same_alone_and_beside_another(bench: Bench, tmp_path: Path, shard_media: list[bytes]) -> None:
     bench.fetch()
     bench.compute()
-    other = Bench(str(tmp_path / "other"), media, bench.decoders)
+    other = Bench(str(tmp_path / "other"), shard_media, bench.decoders)
     other.fetch()
     for column in other.columns:
         other.compute((column,))
@@ -137,18 +123,18 @@ def test_a_corrected_label_rewrites_json_and_decodes_nothing(bench: Bench) -> No
 
 
 def test_a_supplement_costs_its_own_clip_only_and_equals_a_fresh_build(
-    bench: Bench, media: list[bytes], tmp_path: Path
+    bench: Bench, shard_media: list[bytes], tmp_path: Path
 ) -> None:
     from pipeline.failures import Cause, FetchFailure
 
-    bench.fetcher.script[KEYS[2]] = [FetchFailure(Cause.GONE, "404"), media[2]]
+    bench.fetcher.script[KEYS[2]] = [FetchFailure(Cause.GONE, "404"), shard_media[2]]
     bench.fetch()
     bench.compute()
     assert bench.manifest(bench.columns[0]).summary["samples"] == 3
     bench.fetch(retry=frozenset({Cause.GONE}))
     report = bench.compute()
     assert (report.decoded, report.reused) == (1, 8)
-    fresh = Bench(str(tmp_path / "fresh"), media, bench.decoders)
+    fresh = Bench(str(tmp_path / "fresh"), shard_media, bench.decoders)
     fresh.fetch()
     fresh.compute()
     for column in bench.columns:

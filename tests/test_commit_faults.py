@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import pytest
 from failing_storage import S3_FAULTS, Faults, failing_bucket, full_disk
 from s3_bucket import s3_bucket
-from shard_bench import KEYS, Bench, make_media
+from shard_bench import KEYS, Bench
 
-from pipeline.decode_process import DecodeOptions
-from pipeline.decoder import Decoder
 from stores.layout import Store
 from stores.ledger import FETCHED, read_ledger
 from stores.manifest import read_manifest
@@ -21,19 +18,6 @@ from stores.storage import StorageError
 
 # Five fetched clips and two columns: puts of the spool, tars, tables.
 MOST_STEPS = 200
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    return make_media(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def decoders() -> Iterator[dict[DecodeOptions, Decoder]]:
-    made: dict[DecodeOptions, Decoder] = {}
-    yield made
-    for decoder in made.values():
-        decoder.close()
 
 
 def work(bench: Bench) -> None:
@@ -74,8 +58,8 @@ def run(bench: Bench, faults: AbstractContextManager[Faults]) -> int:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, media: list[bytes], decoders: Any) -> dict[str, bytes]:
-    bench = Bench(str(tmp_path_factory.mktemp("calm") / "store"), media, decoders)
+def calm(tmp_path_factory: pytest.TempPathFactory, shard_media: list[bytes], decoders: Any) -> dict[str, bytes]:
+    bench = Bench(str(tmp_path_factory.mktemp("calm") / "store"), shard_media, decoders)
     prepare(bench)
     work(bench)
     return visible(bench.store)
@@ -87,11 +71,11 @@ def prepare(bench: Bench) -> None:
 
 
 def test_a_disk_that_is_full_at_any_write(
-    tmp_path: Path, media: list[bytes], decoders: Any, calm: dict[str, bytes]
+    tmp_path: Path, shard_media: list[bytes], decoders: Any, calm: dict[str, bytes]
 ) -> None:
     at, steps = 1, MOST_STEPS
     while at <= steps:
-        bench = Bench(str(tmp_path / str(at)), media, decoders)
+        bench = Bench(str(tmp_path / str(at)), shard_media, decoders)
         prepare(bench)
         asked = bench.fetcher.asked
         seen = run(bench, full_disk(at))
@@ -110,10 +94,12 @@ QUICK = ("SlowDown before", "cut after")
 @pytest.mark.parametrize(
     "how", [how if how in QUICK else pytest.param(how, marks=pytest.mark.slow) for how in S3_FAULTS]
 )
-def test_a_bucket_that_fails_at_any_put(media: list[bytes], decoders: Any, calm: dict[str, bytes], how: str) -> None:
+def test_a_bucket_that_fails_at_any_put(
+    shard_media: list[bytes], decoders: Any, calm: dict[str, bytes], how: str
+) -> None:
     with s3_bucket() as options:
         for at in range(1, MOST_STEPS):
-            bench = Bench(f"s3://bucket/{at}", media, decoders, **options)
+            bench = Bench(f"s3://bucket/{at}", shard_media, decoders, **options)
             prepare(bench)
             seen = run(bench, failing_bucket(bench.store.storage.fs, at, how))
             assert visible(bench.store) == calm, at

@@ -1,7 +1,9 @@
 """What an ingest tells Prometheus, through Ray's metrics: how the store stands, and what was done.
 
 Ray puts `ray_` before each name and exports them on every node's metrics port. Gauges say how the store is, so they add
-up to the ledgers whatever was restarted; counters begin at 0 with each run, as Prometheus expects of them.
+up to the ledgers whatever was restarted; counters begin at 0 with each run, as Prometheus expects of them. All of them
+have the label `store`. Ray goes on exporting an ended driver's gauges for some minutes, so that a restarted ingest has
+two series of each: take `max by (store, …)` before any sum.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ import shutil
 import time
 from collections import Counter as Counts
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from pipeline.column_shard import ColumnReport
 from pipeline.columns import Column
@@ -21,6 +23,7 @@ from pipeline.worklist import ShardState
 from stores.ledger import FAILED, FETCHED, PENDING
 from stores.storage import Storage
 
+Kind = TypeVar("Kind", bound=Metric)
 BREAKER = {"closed": 0, "half_open": 1, "open": 2}
 SHARD_SECONDS = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0]
 
@@ -28,9 +31,10 @@ SHARD_SECONDS = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0]
 class Levels:
     """A gauge with labels: those that are not named any more go to 0 instead of staying as they were."""
 
-    def __init__(self, name: str, description: str, labels: tuple[str, ...]) -> None:
+    def __init__(self, store: str, name: str, description: str, labels: tuple[str, ...]) -> None:
         self._labels, self._known = labels, set[tuple[str, ...]]()
-        self._gauge = Gauge(name, description=description, tag_keys=labels)
+        self._gauge = Gauge(name, description=description, tag_keys=("store", *labels))
+        self._gauge.set_default_tags({"store": store})
 
     def show(self, values: Mapping[tuple[str, ...], float]) -> None:
         """Sets every value by its labels."""
@@ -44,34 +48,38 @@ class IngestMetrics:
 
     def __init__(self, store: Storage) -> None:
         self._store = store
-        self._clips = Levels("avlens_clips", "Planned clips by what became of them", ("split", "status", "cause"))
-        self._features = Levels("avlens_column_clips", "Fetched clips by column", ("column", "status"))
-        self._stale = Levels("avlens_column_shards_stale", "Column shards that are not up to date", ("column",))
-        self._running = Levels("avlens_shards_in_flight", "Shards under way", ("kind",))
-        self._breakers = Levels("avlens_breaker", "0 closed, 1 half open, 2 open", ("egress",))
-        self._free = Gauge("avlens_store_free_bytes", description="Room on the store's disk")
-        self._room = Gauge("avlens_store_room_bytes", description="Size of the store's disk")
-        self._last = Gauge("avlens_last_commit_seconds", description="When a shard was committed last, Unix time")
+        self._clips = Levels(
+            store.uri, "avlens_clips", "Planned clips by what became of them", ("split", "status", "cause")
+        )
+        self._features = Levels(store.uri, "avlens_column_clips", "Fetched clips by column", ("column", "status"))
+        self._stale = Levels(
+            store.uri, "avlens_column_shards_stale", "Column shards that are not up to date", ("column",)
+        )
+        self._running = Levels(store.uri, "avlens_shards_in_flight", "Shards under way", ("kind",))
+        self._breakers = Levels(store.uri, "avlens_breaker", "0 closed, 1 half open, 2 open", ("egress",))
+        self._free = self._metric(Gauge, "avlens_store_free_bytes", "Room on the store's disk")
+        self._room = self._metric(Gauge, "avlens_store_room_bytes", "Size of the store's disk")
+        self._last = self._metric(Gauge, "avlens_last_commit_seconds", "When a shard was committed last, Unix time")
         self._last.set(time.time())  # nothing yet, but from now on it is waited for
         self._tried_before = 0
-        self._commits = Counter("avlens_shards_committed_total", description="Commits", tag_keys=("kind",))
-        self._tried = Counter("avlens_fetches_tried_total", description="Clips that a source was asked for")
-        self._traffic = Counter("avlens_fetched_bytes_total", description="Bytes of committed media over the network")
-        self._outcomes = Counter(
-            "avlens_outcomes_total",
-            description="Clips whose outcome was committed in this run",
-            tag_keys=("status", "cause"),
+        self._commits = self._metric(Counter, "avlens_shards_committed_total", "Commits", "kind")
+        self._tried = self._metric(Counter, "avlens_fetches_tried_total", "Clips that a source was asked for")
+        self._traffic = self._metric(Counter, "avlens_fetched_bytes_total", "Bytes of committed media over the network")
+        self._outcomes = self._metric(
+            Counter, "avlens_outcomes_total", "Clips whose outcome was committed in this run", "status", "cause"
         )
-        self._decoded = Counter("avlens_clips_decoded_total", description="Clips decoded")
-        self._seconds = Counter(
-            "avlens_stage_seconds_total", description="Seconds by stage, summed over shards", tag_keys=("stage",)
+        self._decoded = self._metric(Counter, "avlens_clips_decoded_total", "Clips decoded")
+        self._seconds = self._metric(
+            Counter, "avlens_stage_seconds_total", "Seconds by stage, summed over shards", "stage"
         )
-        self._shard_seconds = Histogram(
-            "avlens_shard_seconds",
-            description="Seconds of a shard's task",
-            boundaries=SHARD_SECONDS,
-            tag_keys=("kind",),
+        self._shard_seconds = self._metric(
+            Histogram, "avlens_shard_seconds", "Seconds of a shard's task", "kind", boundaries=SHARD_SECONDS
         )
+
+    def _metric(self, kind: type[Kind], name: str, description: str, *labels: str, **more: Any) -> Kind:
+        metric = kind(name, description=description, tag_keys=("store", *labels), **more)
+        metric.set_default_tags({"store": self._store.uri})
+        return metric
 
     def stand(self, states: Sequence[ShardState], columns: Sequence[Column]) -> None:
         """Shows how the store stands."""

@@ -25,7 +25,6 @@ ENVIRONMENT = {
     # Without it Ray turns authentication on by itself wherever some earlier Ray left a token file.
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_enable_open_telemetry": "0",
 }
 
 

@@ -27,8 +27,12 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     found: Told = defaultdict(lambda: defaultdict(float))
 
     class Metric:
-        def __init__(self, name: str, **_: Any) -> None:
+        def __init__(self, name: str, tag_keys: tuple[str, ...], **_: Any) -> None:
             self.name = name
+            assert tag_keys[0] == "store"
+
+        def set_default_tags(self, tags: dict[str, str]) -> None:
+            assert set(tags) == {"store"} and tags["store"]
 
         def set(self, value: float, tags: dict[str, str] | None = None) -> None:
             found[self.name][tuple(sorted((tags or {}).items()))] = value
@@ -118,7 +122,7 @@ def test_breakers_and_tasks(told: Told, tmp_path: Path) -> None:
 
 
 def test_labels_that_are_not_named_any_more_go_to_zero(told: Told) -> None:
-    levels = Levels("x", "", ("a",))
+    levels = Levels("/store", "x", "", ("a",))
     levels.show({("1",): 5})
     levels.show({("2",): 3})
     assert dict(told["x"]) == {(("a", "1"),): 0, (("a", "2"),): 3}

@@ -23,8 +23,11 @@ from typing import Any, Literal
 State = Literal["closed", "open", "half_open"]
 CALM_AFTER = 20  # answers after which being throttled once more is no longer "in a row"
 MINUTE = 60.0
+FIELDS = ("opened_until", "paced_until", "in_a_row", "learnt_gap_s", "lessons", "era")  # of the journal
 RECHECK_S = 5.0  # while a probe is under way
-EASED = 0.95  # a pace that was learnt is quickened by so much at every CALM_AFTER answers
+# A pace that was learnt is quickened after every so many answers: soon while it is a first guess, then with care.
+GUESS_EASED, GUESS_AFTER = 0.8, 10
+EASED = 0.95
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Gate:
         self.name, self.limits, self._random = name, limits, rng
         self.era, self.in_a_row = 0, 0
         self.opened_until = self.paced_until = 0.0
-        self.learnt_gap_s = 0.0
+        self.learnt_gap_s, self.lessons = 0.0, 0
         self._answers = CALM_AFTER
         self._probe_until: float | None = None
         self._given: deque[float] = deque(maxlen=10_000)
@@ -103,7 +106,7 @@ class Gate:
         self.taken = 0
         for key, value in (journal or {}).items():
             usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if usable and key in ("opened_until", "paced_until", "in_a_row", "learnt_gap_s", "era"):
+            if usable and key in FIELDS:
                 setattr(self, key, type(getattr(self, key))(max(0, value)))
         if self.opened_until:
             self._answers = 0
@@ -174,7 +177,9 @@ class Gate:
         self._answers += 1
         if self._answers % CALM_AFTER == 0:
             self.in_a_row = 0
-            self.learnt_gap_s *= EASED
+        every, eased = (GUESS_AFTER, GUESS_EASED) if self.lessons == 1 else (CALM_AFTER, EASED)
+        if self._answers % every == 0:
+            self.learnt_gap_s *= eased
 
     def unanswered(self, now: float) -> None:
         """Nothing can be told from what came: a probe is made again."""
@@ -187,23 +192,30 @@ class Gate:
         if self.state(now) == "open":  # others were under way when it opened: once is enough
             self.opened_until = max(self.opened_until, asked)
             return
-        if self.state(now) == "closed":
-            self._learn(now)
+        was_closed = self.state(now) == "closed"
         self.era += 1
         growth = self.limits.growth ** min(self.in_a_row, 32)
         cooldown = min(self.limits.longest_cooldown_s, self.limits.cooldown_s * growth)
         self.in_a_row += 1
         self.opened_until = max(asked, now + cooldown * (1 + self.limits.jitter * self._random.random()))
+        if was_closed:
+            self._learn(now)
         self.paced_until = max(now + self._gap(), min(self.paced_until, self.opened_until))
         self._probe_until, self._answers = None, 0
 
     def _learn(self, now: float) -> None:
-        """What was too fast is known now: from here on at most half of it."""
+        """What was too fast is known now: from here on at most half of it.
+
+        Too many were asked for since the first of them; by when the breaker lets the next one through, so many would
+        have been well. A source that says to wait for a second does not count by the minute.
+        """
         while self._given and self._given[0] <= now - MINUTE:
             self._given.popleft()
-        lately = sum(at <= now for at in self._given)
-        if lately > 1:
-            self.learnt_gap_s = max(self.learnt_gap_s, 2 * MINUTE / lately)
+        lately = [at for at in self._given if at <= now]
+        if len(lately) > 1:
+            window = min(MINUTE, self.opened_until - lately[0])
+            self.learnt_gap_s = max(self.learnt_gap_s, 2 * window / len(lately))
+            self.lessons += 1
 
     def _gap(self) -> float:
         budget = self.limits.videos_per_hour
@@ -212,13 +224,7 @@ class Gate:
 
     def journal(self) -> dict[str, float]:
         """What the next gate of this egress needs to know, as JSON."""
-        return {
-            "opened_until": self.opened_until,
-            "paced_until": self.paced_until,
-            "in_a_row": self.in_a_row,
-            "learnt_gap_s": self.learnt_gap_s,
-            "era": self.era,
-        }
+        return {name: getattr(self, name) for name in FIELDS}
 
 
 def choose(gates: Sequence[Gate], now: float) -> Turn | Closed:

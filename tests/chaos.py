@@ -78,6 +78,7 @@ class Chaos:
     log: list[LogEntry] = field(default_factory=list)
     checks: int = 0
     _kept: set[str] = field(default_factory=set)
+    _bag: list[Callable[[], None]] = field(default_factory=list)
 
     def run(self, seconds: float) -> None:
         """Disturbs until `wanted` kills have been made, then waits for the end. Fails after so many seconds."""
@@ -88,9 +89,7 @@ class Chaos:
             while self.kills.total() < self.wanted:
                 assert time.monotonic() < deadline, f"only {self.kills} in {seconds:.0f} s"
                 time.sleep(self.dice.uniform(*CALM_S))
-                self.dice.choice(
-                    [self._worker, self._encoder, self._node, self._restart_server, self._restart_driver]
-                )()
+                self._next_kill()()
                 if self.driver.poll() is not None:
                     self._ended()
                     # What is done cannot be disturbed any more: take a commit back, as a lost disk would.
@@ -133,6 +132,13 @@ class Chaos:
         self.checks += 1
 
     # ---------------------------------------------------------------- what is killed
+
+    def _next_kill(self) -> Callable[[], None]:
+        """Each kind once, in any order, before any comes again."""
+        if not self._bag:
+            self._bag = [self._worker, self._encoder, self._node, self._restart_server, self._restart_driver]
+            self.dice.shuffle(self._bag)
+        return self._bag.pop()
 
     def _worker(self) -> None:
         self._kill_one("worker", "ray::fetch_task", "ray::column_task")

@@ -265,3 +265,16 @@ def test_egresses_without_a_budget_take_turns() -> None:
     gates = [Gate(name, Limits(requests_per_second=5), 0.0) for name in "abc"]
     turns = [choose(gates, 1.0) for _ in range(6)]
     assert [turn.egress for turn in turns if isinstance(turn, Turn)] == ["a", "b", "c"] * 2
+
+
+def test_a_stray_refusal_teaches_a_pace_of_seconds_that_is_soon_forgotten() -> None:
+    one = gate(Limits(cooldown_s=2.0, jitter=0.0))
+    for number in range(10):
+        turn = choose([one], START + 0.2 * number)
+        assert isinstance(turn, Turn)
+    one.throttled(START + 2.0, retry_after_s=1.0)
+    assert one.learnt_gap_s == pytest.approx(2 * 4.0 / 10)  # ten since START, and the next one four seconds after it
+    for number in range(50):
+        one.answered(START + 10.0 + number)
+    assert one.learnt_gap_s == pytest.approx(0.8 * 0.8**5, rel=0.3)
+    assert one.journal()["lessons"] == 1

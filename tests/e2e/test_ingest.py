@@ -66,7 +66,7 @@ FAULTS = {
     "gone_404": (Route(status=404), "failed", "gone"),
     "gone_410": (Route(status=410), "failed", "gone"),
     "forbidden_403": (Route(status=403), "failed", "unreachable"),
-    "throttled_429": (Route(status=429, retry_after="600"), "pending", "throttled"),
+    "throttled_429": (Route(status=429, retry_after="3"), "pending", "throttled"),
     "broken_500": (Route(status=500), "failed", "unreachable"),
     "hanging": (Route(hang=True), "failed", "unreachable"),
     "html_as_mp4": (html_page("video/mp4"), "failed", "unreachable"),
@@ -91,7 +91,7 @@ def test_every_failure_ends_as_the_table_says_and_none_hangs(
         result = run_ingest(
             two_nodes.environment,
             *("--segments", f"mine={csv}", "--source", f"http:{server.url}/{{ytid}}.mp4"),
-            *("--store", str(tmp_path / "store"), "--retry-delay", "0.1", "--read-timeout", "2", "--wait", "60"),
+            *("--store", str(tmp_path / "store"), "--retry-delay", "0.1", "--read-timeout", "2", "--wait", "4"),
             *("--fetch-threads", "16"),
         )
     assert result.returncode == 1, result.stdout + result.stderr

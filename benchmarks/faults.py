@@ -34,6 +34,7 @@ from typing import Annotated, Any
 
 import av
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from ingest import clips_of
@@ -86,11 +87,32 @@ class Outcome:
         files: by clip, every file that its tars hold.
         success: clips that it says it has.
         words: by clip that it says it has not, what it says.
+        unreadable: names of tars and tables that cannot be read to their end.
     """
 
     files: dict[str, list[bytes]] = field(default_factory=dict)
     success: set[str] = field(default_factory=set)
     words: dict[str, str] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+
+    def rows(self, table: Path) -> list[dict[str, Any]]:
+        """Of a Parquet table, none where it is damaged."""
+        try:
+            return pq.read_table(table).to_pylist()
+        except (OSError, pa.ArrowException):
+            self.unreadable.append(table.name)
+            return []
+
+    def members(self, path: Path) -> Iterator[tuple[str, bytes]]:
+        """Files of a tar, as far as it goes."""
+        try:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    file = tar.extractfile(member)
+                    if file is not None:
+                        yield member.name, file.read()
+        except tarfile.TarError:
+            self.unreadable.append(path.name)
 
 
 LIMIT = RequestLimit(requests=40, window_s=5.0, ban_s=5.0)
@@ -175,7 +197,7 @@ def avlens(root: Path, lists: list[Path], server: Server) -> tuple[Outcome, list
     codes = three_runs(command, ["--retry", "unreachable"], environment, server, log)
     found = Outcome()
     for table in sorted(store.glob("media/*/*.parquet")):
-        for row in pq.read_table(table).to_pylist():
+        for row in found.rows(table):
             ytid = row["key"].rsplit("_", 1)[0]
             if row["status"] == "fetched":
                 found.success.add(ytid)
@@ -183,10 +205,12 @@ def avlens(root: Path, lists: list[Path], server: Server) -> tuple[Outcome, list
                 found.words[ytid] = f"{row['status']} {row['cause']}: {row['words']}"
         summary = json.loads(pq.read_metadata(table).metadata[b"avlens"])
         for tar in summary["tars"]:
-            for name, data in members(table.parent / tar):
+            for name, data in found.members(table.parent / tar):
+                if name.endswith(".json"):
+                    continue
                 found.files.setdefault(name.split(".")[0].rsplit("_", 1)[0], []).append(data)
     for table in store.glob("features/*/*/*.parquet"):
-        for row in pq.read_table(table).to_pylist():
+        for row in found.rows(table):
             if row["status"] != "ok":  # it is in the store, and known to be no clip
                 ytid = row["key"].rsplit("_", 1)[0]
                 found.success.discard(ytid)
@@ -208,7 +232,7 @@ def video2dataset(root: Path, lists: list[Path], server: Server, python: Path) -
     codes = three_runs(command, [], environment, server, log)
     found = Outcome()
     for table in sorted(folder.glob("*.parquet")):
-        for row in pq.read_table(table).to_pylist():
+        for row in found.rows(table):
             ytid = Path(row["url"]).stem
             if row["status"] == "success":
                 found.success.add(ytid)
@@ -217,7 +241,7 @@ def video2dataset(root: Path, lists: list[Path], server: Server, python: Path) -
     for tar in sorted(folder.glob("*.tar")):
         names: dict[str, str] = {}
         held: list[tuple[str, bytes]] = []
-        for name, data in members(tar):
+        for name, data in found.members(tar):
             stem, _, extension = name.partition(".")
             if extension == "json":
                 names[stem] = Path(json.loads(data)["url"]).stem
@@ -226,18 +250,6 @@ def video2dataset(root: Path, lists: list[Path], server: Server, python: Path) -
         for stem, data in held:
             found.files.setdefault(names.get(stem, stem), []).append(data)
     return found, codes
-
-
-def members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Files of a tar, as far as it goes."""
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                if file is not None:
-                    yield member.name, file.read()
-    except tarfile.TarError:
-        return
 
 
 def decodes(data: bytes) -> bool:
@@ -272,6 +284,7 @@ def judge(outcome: Outcome, faults: dict[str, str], requests: int) -> dict[str, 
         "lost_without_a_record": len(obtainable - true - outcome.success - set(outcome.words)),
         "no_clip_but_in_the_tars": sum(not decodes(data) for files in outcome.files.values() for data in files),
         "more_than_once": sum(len(files) > 1 for files in outcome.files.values()),
+        "unreadable_files": len(outcome.unreadable),
         "not_had": len(not_had),
         "cause_told": len(told),
         "requests": requests,

@@ -6,7 +6,6 @@ Without arguments: prints its version.
 
 from __future__ import annotations
 
-import copy
 import sys
 from importlib.metadata import version
 
@@ -16,10 +15,11 @@ def main() -> None:
     if len(sys.argv) == 1:
         print(version("video2dataset"))
         return
+    from omegaconf import OmegaConf
     from video2dataset import video2dataset
     from video2dataset.configs import CONFIGS
 
-    config = copy.deepcopy(dict(CONFIGS["default"]))
+    config = OmegaConf.to_container(CONFIGS["default"])
     config["storage"]["number_sample_per_shard"] = 50
     config["distribution"] |= {"processes_count": 2, "thread_count": 8, "distributor": "multiprocessing"}
     video2dataset(

@@ -296,6 +296,9 @@ class IngestRun:
             return
         for reference in self._running:
             ray.cancel(reference, force=True)
+        if isinstance(error.cause, _PASSING):
+            words = f"{error.cause} ({TRIES_OF_A_SHARD} tries); the same command goes on from here"
+            raise IngestFailed(f"{where}: {words}") from error
         raise IngestFailed(f"{where}: {error}") from error
 
     def _note(self) -> str:

@@ -111,9 +111,11 @@ class Gatekeeper:
     def throttled(self, egress: str, retry_after_s: float | None) -> None:
         """The source says that we are too fast."""
         gate, now = self._gates[egress], self._clock()
+        before = gate.era
         gate.throttled(now, retry_after_s)
         self._write(gate, now, at_once=True)
-        logger.warning("%s: throttled; nobody asks by it for %.0f s", egress, gate.opened_until - now)
+        if gate.era != before:  # once for all that were under way
+            logger.warning("%s: throttled; nobody asks by it for %.0f s", egress, gate.opened_until - now)
 
     def soonest(self, names: Sequence[str]) -> float:
         """Seconds until any of several egresses is worth trying."""

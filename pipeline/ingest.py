@@ -26,7 +26,7 @@ from stores.storage import StorageError
 
 
 def main() -> int:
-    """Runs the ingest and returns its exit code: 0 done, 1 something is pending or failed, 2 usage, 3 a bug of ours."""
+    """Runs the ingest; its exit code: 0 done, 1 something is pending or failed, 2 usage, 3 it could not go on."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     console = Console(stderr=False)
     interrupt_on_sigterm()

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all chaos lint format bench bench-reader clean
+.PHONY: setup demo test test-all chaos lint format bench bench-reader bench-faults clean
 
 setup: $(STAMP)
 
@@ -20,14 +20,15 @@ $(STAMP): pyproject.toml infra/constraints.txt
 demo: setup
 	$(BIN)/python pipeline/demo.py --folder demo
 
-# The tests on real clusters mostly wait, so they run beside the others; what they said is shown at the end.
+# The tests on real clusters mostly wait, so both kinds run beside the others; what they said is shown at the end.
 QUICK := -m "not slow and not gpu"
-CLUSTERS := tests/e2e tests/faults
 test: setup
-	@log=$$(mktemp) && trap 'kill $$clusters 2>/dev/null; rm -f $$log' EXIT; \
-	$(BIN)/python -m pytest $(QUICK) $(CLUSTERS) >$$log 2>&1 & clusters=$$!; \
-	$(BIN)/python -m pytest $(QUICK) $(addprefix --ignore=,$(CLUSTERS)); one=$$?; \
-	wait $$clusters; other=$$?; echo "$(CLUSTERS):"; cat $$log; exit $$((one + other))
+	@logs=$$(mktemp -d) && trap 'kill $$e2e $$faults 2>/dev/null; rm -rf $$logs' EXIT; \
+	$(BIN)/python -m pytest $(QUICK) tests/e2e >$$logs/e2e 2>&1 & e2e=$$!; \
+	$(BIN)/python -m pytest $(QUICK) tests/faults >$$logs/faults 2>&1 & faults=$$!; \
+	$(BIN)/python -m pytest $(QUICK) --ignore=tests/e2e --ignore=tests/faults; failed=$$?; \
+	wait $$e2e || failed=1; wait $$faults || failed=1; \
+	for suite in e2e faults; do echo "tests/$$suite:"; cat $$logs/$$suite; done; exit $$failed
 
 test-all: setup
 	$(BIN)/python -m pytest
@@ -53,11 +54,16 @@ bench: setup
 	$(BIN)/python benchmarks/metrics.py --json benchmarks/results/metrics.json
 	$(BIN)/python benchmarks/trainer.py --json benchmarks/results/trainer.json
 	$(BIN)/python benchmarks/attack.py --json benchmarks/results/attack.json
-	$(MAKE) bench-reader
+	$(BIN)/python benchmarks/scale.py --json benchmarks/results/scale.json
+	$(MAKE) bench-reader bench-faults
 
 # Installs the peers (LitData, MosaicML streaming) into an environment of their own in the temporary folder.
 bench-reader: setup
 	$(BIN)/python benchmarks/reader.py --json benchmarks/results/reader.json
+
+# Installs video2dataset into an environment of its own in the temporary folder (6 GB).
+bench-faults: setup
+	$(BIN)/python benchmarks/faults.py --json benchmarks/results/faults.json
 
 clean:
 	rm -rf demo store build *.egg-info

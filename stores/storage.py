@@ -111,6 +111,8 @@ class Storage:
     def read(self, name: str) -> bytes:
         """The whole object. Raises FileNotFoundError when it is absent, StorageError when the backend fails."""
         with self._errors(name):
+            if self.is_local:  # a third of the time of a survey of thousands of shards
+                return Path(self.path(name)).read_bytes()
             return bytes(self.fs.cat_file(self.path(name)))
 
     def read_range(self, name: str, start: int, end: int) -> bytes:

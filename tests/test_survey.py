@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,21 @@ def test_read_all_keeps_order_and_raises_the_error_as_it_is() -> None:
     assert read_all(lambda item: item * item, range(100)) == [item * item for item in range(100)]
     with pytest.raises(ZeroDivisionError):
         read_all(lambda item: 1 / item, [1, 0])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.03])
+def test_read_all_is_at_once_where_reads_take_their_time(seconds: float) -> None:
+    threads = set()
+
+    def read(item: int) -> int:
+        time.sleep(seconds)
+        threads.add(threading.get_ident())
+        return item
+
+    began = time.monotonic()
+    assert read_all(read, range(64)) == list(range(64))
+    assert time.monotonic() - began < 1.0  # one by one it would be two
+    assert (len(threads) > 1) == (seconds > 0)
 
 
 def test_a_column_whose_tar_is_missing_or_cut_is_lost_and_not_current(tmp_path: Path) -> None:

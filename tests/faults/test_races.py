@@ -47,6 +47,7 @@ def test_on_a_disk(two_nodes: Cluster, small_clips: SmallClips, calm_ingest: Cal
     assert len(rows) == 12 and {row["status"] for row in rows} == {"fetched"}
 
 
+@pytest.mark.slow
 def test_in_a_bucket(two_nodes: Cluster, small_clips: SmallClips, tmp_path: Path, monkeypatch: Any) -> None:
     """fsspec takes the endpoint from the environment of each driver, and the workers theirs from the job's."""
     with s3_bucket() as options, LoopbackServer(small_clips.media, latency_s=0.2) as server:

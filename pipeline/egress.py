@@ -51,8 +51,9 @@ class Egress:
         self, videos_per_hour: float | None, requests_per_second: float | None, cooldown_s: float | None = None
     ) -> Limits:
         """Its limits, where it has none of its own those of the job; None for the default pause after "too many"."""
-        own = (self.videos_per_hour or videos_per_hour, self.requests_per_second or requests_per_second)
-        return Limits(*own) if cooldown_s is None else Limits(*own, cooldown_s=cooldown_s)
+        videos = videos_per_hour if self.videos_per_hour is None else self.videos_per_hour
+        requests = requests_per_second if self.requests_per_second is None else self.requests_per_second
+        return Limits(videos, requests) if cooldown_s is None else Limits(videos, requests, cooldown_s=cooldown_s)
 
     def options(self, options: FetchOptions) -> FetchOptions:
         """The job's options as this egress fetches."""

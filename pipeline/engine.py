@@ -32,6 +32,7 @@ from pipeline.media_shard import MediaReport
 from pipeline.media_source import MediaGone
 from pipeline.options import IngestOptions
 from pipeline.progress import ProgressDisplay
+from pipeline.selection import Selection
 from pipeline.shard_tasks import column_task, fetch_task, job_context
 from pipeline.splits import Split
 from pipeline.summary import EXIT_INTERNAL, EXIT_INTERRUPTED, Summary, interrupt_on_sigterm, summarise
@@ -89,6 +90,7 @@ class IngestRun:
         self._order = {split.name: i for i, split in enumerate(splits)}
         self._fetches = fetch and options.kind != "none"
         self._chosen = {split.name: options.selection.shards(split.plan) for split in splits}
+        self._check_keys(options.selection)
         self._hold_until = 0.0  # no fetch is submitted before: a source asked for a pause
         self._ready: dict[str, list[_Step]] = {"fetch": [], "columns": []}
         self._running: dict[Any, _Step] = {}
@@ -98,6 +100,16 @@ class IngestRun:
         self._encoders: dict[str, EncoderPool] = {}
         self._totals = Summary()
         self._states: list[ShardState] = []
+
+    def _check_keys(self, selection: Selection) -> None:
+        unplanned = selection.unplanned([split.plan for split in self.splits.values()])
+        if not unplanned:
+            return
+        few, of = ", ".join(sorted(unplanned)[:3]), len(selection.keys or ())
+        words = f"--retry-keys: {len(unplanned)} of its {of} keys are planned in no split of this run, as {few}"
+        if len(unplanned) == of:
+            raise ValueError(words)
+        logger.warning(words)
 
     def look(self, shards: Collection[int] | None = None) -> bool:
         """Reads what the store has; returns whether anything is left to do. Needs no Ray.
@@ -126,7 +138,12 @@ class IngestRun:
                 raise IngestFailed(
                     f"--cpus-per-shard {self.options.cpus_per_shard}: no node has more than {widest:g} CPUs"
                 )
+            forgotten = self.store.forgotten()
             self._work(self._states)
+            if self.store.forgotten() != forgotten:  # by somebody else, who has changed ledgers and manifests
+                here = {(state.split, state.shard) for state in self._states}
+                found = survey(self.store, list(self.splits.values()), self.columns)
+                self._states = [state for state in found if (state.split, state.shard) in here]
         total = summarise(self._states, self.columns)
         total.seconds, total.tried, total.decoded = self._totals.seconds, self._totals.tried, self._totals.decoded
         total.traffic, total.wall_s = self._totals.traffic, time.monotonic() - began

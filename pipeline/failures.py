@@ -81,6 +81,10 @@ class FetchFailure(Exception):  # noqa: N818 - a fact about the other side, the 
         return f"{self.cause}: {self.words}"
 
 
+class ProxyDown(FetchFailure):
+    """The way out does not work: nobody was asked, so it says nothing of the clip."""
+
+
 class Refused(FetchFailure):
     """A 401 or 403: what a media URL answers once it has expired, so it is worth one new resolve."""
 
@@ -164,6 +168,13 @@ def _(error: FetchFailure) -> FetchFailure:
 def _(error: Exception) -> FetchFailure:
     # Other OSErrors (a full disk) are ours; socket.gaierror comes wrapped in requests' ConnectionError.
     return FetchFailure(Cause.UNREACHABLE, plain_words(f"{type(error).__name__}: {error}"))
+
+
+@classify.register(requests.exceptions.ProxyError)
+def _(error: Exception) -> FetchFailure:
+    words = plain_words(f"{type(error).__name__}: {error}")
+    # A proxy that answers, if only that it could not reach the server, is there.
+    return (FetchFailure if "Tunnel connection failed" in words else ProxyDown)(Cause.UNREACHABLE, words)
 
 
 @classify.register

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.politeness import Closed, Gate, Limits, State, Turn, choose
+from pipeline.politeness import DAY, Closed, Gate, Limits, State, Turn, choose, sensible
 from stores.storage import Storage, StorageError
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Gatekeeper:
             gate = self._gates[name]
             gate.limits = given
             for key in ("paced_until", "opened_until"):
-                setattr(gate, key, max(getattr(gate, key), _number(journal.get(key))))
+                setattr(gate, key, max(getattr(gate, key), sensible(journal.get(key), self._clock() + DAY)))
 
     def take(self, names: Sequence[str]) -> Answer:
         """A turn by one of several egresses, which `enter` has named."""
@@ -117,6 +117,16 @@ class Gatekeeper:
         if gate.era != before:  # once for all that were under way
             logger.warning("%s: throttled; nobody asks by it for %.0f s", egress, gate.opened_until - now)
 
+    def down(self, egress: str) -> None:
+        """Nothing gets out by an egress."""
+        gate, now = self._gates[egress], self._clock()
+        before = gate.era
+        gate.down(now)
+        self._write(gate, now, at_once=True)
+        if gate.era != before:
+            wait_s = gate.opened_until - now
+            logger.warning("%s: its proxy does not answer; nobody asks by it for %.0f s", egress, wait_s)
+
     def soonest(self, names: Sequence[str]) -> float:
         """Seconds until any of several egresses is worth trying."""
         now = self._clock()
@@ -145,11 +155,7 @@ def _read(storage: Storage, name: str) -> dict[str, Any]:
     try:
         data, _ = storage.read_versioned(f"{FOLDER}/{name}.json")
         found = json.loads(data) if data else {}
-    except (StorageError, ValueError) as error:
+    except (StorageError, ValueError, RecursionError) as error:
         logger.warning("%s: what it has spent cannot be read: %s", name, error)
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0

@@ -15,7 +15,7 @@ from pipeline.permits import TELLING
 from pipeline.politeness import Limits, State
 
 NAMESPACE = "avlens"
-NAME = "gatekeeper-2"  # the number is that of its methods: another version of this program gets one of its own
+NAME = "gatekeeper-3"  # the number is that of its methods: another version of this program gets one of its own
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,12 @@ class GatekeeperServer:
         else:
             keeper.unanswered(egress)
         return keeper.soonest(list(entry.limits))
+
+    def down(self, entry: Entry, egress: str, era: int) -> None:
+        """See `pipeline.permits.Door`."""
+        keeper = self._for(entry)
+        if not keeper.is_stale(egress, era):
+            keeper.down(egress)
 
     def states(self) -> dict[str, State]:
         """The breakers by egress."""
@@ -106,3 +112,7 @@ class RayDoor:
         """See `Door`."""
         words = None if cause is None else str(cause)
         return ray.get(self._actor.tell.remote(self._entry, egress, words, retry_after_s, era))
+
+    def down(self, egress: str, era: int) -> None:
+        """See `Door`."""
+        ray.get(self._actor.down.remote(self._entry, egress, era))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pipeline.clip import FetchedClip, Fetcher
-from pipeline.failures import Cause, FetchFailure
+from pipeline.failures import Cause, FetchFailure, ProxyDown
 from pipeline.gatekeeper import Answer
 from pipeline.segments import Segment
 
@@ -83,6 +83,10 @@ class Door(Protocol):
         """Says how a turn of that era went; None for well. Gives the seconds until any egress is worth trying."""
         ...
 
+    def down(self, egress: str, era: int) -> None:
+        """Says that nothing got out by a turn of that era: whoever has the next one asks by another egress."""
+        ...
+
 
 class Paced:
     """A source asked at the pace of its egresses.
@@ -106,9 +110,18 @@ class Paced:
 
     def fetch(self, segment: Segment, stop: threading.Event) -> FetchedClip:
         """See `Source`."""
-        egress, era = self._turn(stop)
+        while True:
+            egress, era = self._turn(stop)
+            try:
+                return self._fetch_by(egress, era, segment)
+            except ProxyDown:
+                self._door.down(egress, era)
+
+    def _fetch_by(self, egress: str, era: int, segment: Segment) -> FetchedClip:
         try:
             clip = self._fetcher(egress).fetch(segment)
+        except ProxyDown:
+            raise
         except FetchFailure as failure:
             wait_s = self._door.tell(egress, failure.cause, failure.retry_after_s, era)
             if failure.cause == Cause.THROTTLED:

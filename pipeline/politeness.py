@@ -13,7 +13,6 @@ Source: DESIGN.md section 5, "Politeness".
 
 from __future__ import annotations
 
-import math
 import random
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,8 @@ from typing import Any, Literal
 State = Literal["closed", "open", "half_open"]
 CALM_AFTER = 20  # answers after which being throttled once more is no longer "in a row"
 MINUTE = 60.0
+DAY = 86_400.0
+SLOWEST, QUICKEST = 0.01, 1e6  # limits beyond these are slips
 FIELDS = ("opened_until", "paced_until", "in_a_row", "learnt_gap_s", "lessons", "era")  # of the journal
 RECHECK_S = 5.0  # while a probe is under way
 # A pace that was learnt is quickened after every so many answers: soon while it is a first guess, then with care.
@@ -53,8 +54,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("videos_per_hour", "requests_per_second"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"expected {name} above 0, got {value}")
+            if value is not None and not SLOWEST <= value <= QUICKEST:
+                raise ValueError(f"expected {name} of {SLOWEST:g} to {QUICKEST:g}, got {str(value)[:30]}")
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ class Gate:
         self._next_request = now
         self.taken = 0
         for key, value in (journal or {}).items():
-            usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if usable and key in FIELDS:
-                setattr(self, key, type(getattr(self, key))(max(0, value)))
+            if key in FIELDS:
+                most = now + DAY if key in ("opened_until", "paced_until") else DAY
+                setattr(self, key, type(getattr(self, key))(sensible(value, most)))
         if self.opened_until:
             self._answers = 0
         # Whatever happened before: a restart waits for its first turn like any other.
@@ -188,18 +189,25 @@ class Gate:
 
     def throttled(self, now: float, retry_after_s: float | None = None) -> None:
         """The source says that we are too fast."""
-        asked = now + (retry_after_s or 0.0)
+        was_closed = self.state(now) == "closed"
+        self._open(now, now + (retry_after_s or 0.0))
+        if was_closed:
+            self._learn(now)
+            self.paced_until = max(self.paced_until, now + self._gap())
+
+    def down(self, now: float) -> None:
+        """Nothing gets out by this egress: it rests as if it were throttled, but nobody was too fast."""
+        self._open(now, now)
+
+    def _open(self, now: float, asked: float) -> None:
         if self.state(now) == "open":  # others were under way when it opened: once is enough
             self.opened_until = max(self.opened_until, asked)
             return
-        was_closed = self.state(now) == "closed"
         self.era += 1
         growth = self.limits.growth ** min(self.in_a_row, 32)
         cooldown = min(self.limits.longest_cooldown_s, self.limits.cooldown_s * growth)
         self.in_a_row += 1
         self.opened_until = max(asked, now + cooldown * (1 + self.limits.jitter * self._random.random()))
-        if was_closed:
-            self._learn(now)
         self.paced_until = max(now + self._gap(), min(self.paced_until, self.opened_until))
         self._probe_until, self._answers = None, 0
 
@@ -225,6 +233,13 @@ class Gate:
     def journal(self) -> dict[str, float]:
         """What the next gate of this egress needs to know, as JSON."""
         return {name: getattr(self, name) for name in FIELDS}
+
+
+def sensible(value: Any, most: float) -> float:
+    """A number of a journal, from 0 to `most`; 0 for what is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        return 0.0
+    return min(max(0, value), most)
 
 
 def choose(gates: Sequence[Gate], now: float) -> Turn | Closed:

@@ -60,7 +60,9 @@ def main() -> int:
         console.print(line, soft_wrap=True, highlight=False)
     stale = sum(summary.stale.values())
     if stale:
-        console.print(f"exit code 1: {stale} column shards are not up to date; what kept them is said above")
+        console.print(
+            f"exit code 1: {stale} column shards are not up to date, `python -m stores plan-rebuild` says why"
+        )
     return EXIT_INCOMPLETE if stale else EXIT_OK
 
 

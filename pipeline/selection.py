@@ -47,6 +47,12 @@ class Selection:
         )
         return {*plan["shard"].filter(named).to_pylist(), *plan["shard"].take(parents).to_pylist()}
 
+    def unplanned(self, plans: Sequence[pa.Table]) -> set[str]:
+        """Keys that no plan has."""
+        wanted = pa.array(sorted(self.keys or ()), pa.string())
+        there = (plan["key"].filter(pc.is_in(plan["key"], wanted)).to_pylist() for plan in plans)
+        return set(self.keys or ()).difference(*there)
+
     def positions(self, segments: Sequence[Segment]) -> frozenset[int] | None:
         """Positions of a shard's clips that are selected; None for all."""
         if self.everything:
@@ -58,11 +64,15 @@ def read_keys(path: str) -> frozenset[str]:
     """Keys of a file: the first field of each line, by tabs or commas; `python -m stores failed` gives it second.
 
     Raises:
-        ValueError: a line without a key, or none at all.
+        ValueError: no text, a line without a key, or none at all.
         OSError: the file cannot be read.
     """
     found = set()
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    try:
+        text = Path(path).read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text, a key in each line: {error}") from None
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         fields = [field.strip() for field in re.split(r"[\t,]", line)]

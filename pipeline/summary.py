@@ -74,7 +74,9 @@ class Summary:
         if self.pending.total():
             found.append(f"exit code 1: {self.pending.total()} clips are pending: run the same command later")
         if stale := sum(self.stale.values()):
-            found.append(f"exit code 1: {stale} column shards are not up to date; what kept them is said above")
+            found.append(
+                f"exit code 1: {stale} column shards are not up to date, `python -m stores plan-rebuild` says why"
+            )
         if self.lost > max_failed_fraction * self.planned:
             found.append(
                 f"exit code 1: {self.lost} of {self.planned} clips failed or have no feature, --max-failed-fraction is "

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from yt_dlp.networking.exceptions import HTTPError, TransportError
+from yt_dlp.networking.exceptions import HTTPError, ProxyError, TransportError
 from yt_dlp.utils import ExtractorError, GeoRestrictedError, YoutubeDLError
 
-from pipeline.failures import Cause, FetchFailure, classify, failure_of_status, plain_words
+from pipeline.failures import Cause, FetchFailure, ProxyDown, classify, failure_of_status, plain_words
 
 SECOND_LOOK_S = 2 * 86_400.0
 
@@ -119,6 +119,8 @@ def _(error: YoutubeDLError) -> FetchFailure:
             return type(failure)(failure.cause, f"{failure.words} while resolving", failure.retry_after_s)
         if isinstance(each, GeoRestrictedError):
             return FetchFailure(Cause.GONE_HERE, words)
+        if isinstance(each, ProxyError) and "Tunnel connection failed" not in str(each):
+            return ProxyDown(Cause.UNREACHABLE, words)
         if isinstance(each, TransportError):
             return FetchFailure(Cause.UNREACHABLE, words)
     if cause is not None:

@@ -25,12 +25,11 @@ from stores.ledger import (
     commit_ledger,
     media_json,
     read_ledger,
-    read_media,
 )
 from stores.manifest import OK, Manifest, ManifestRow, Sums, commit_manifest, read_manifest
 from stores.shards import Sample, npy_array, write_feature_tar, write_media_tar
-from stores.show import find_clips
-from stores.storage import ABSENT, SCRATCH, Conflict, StorageError
+from stores.show import find_planned
+from stores.storage import ABSENT, SCRATCH, Conflict, StorageError, is_scratch
 
 WORDS = "removed on request"
 TRIES = 5  # of a commit that another job was quicker with
@@ -54,8 +53,8 @@ def forget(store: Store, keys: Sequence[str]) -> Iterator[str]:
         raise StoreError("expected one or more keys, got none")
     places: dict[tuple[str, int], dict[str, int]] = {}
     for key in keys:
-        for clip in find_clips(store, key):
-            places.setdefault((clip.split, clip.planned["shard"]), {})[key] = clip.planned["position"]
+        for split, planned in find_planned(store, key):
+            places.setdefault((split, planned["shard"]), {})[key] = planned["position"]
     store.add_forgotten(keys)
     troubles: list[StorageError] = []
     for (split, shard), gone in sorted(places.items()):
@@ -68,8 +67,16 @@ def forget(store: Store, keys: Sequence[str]) -> Iterator[str]:
         except StorageError as error:  # the features can go all the same
             troubles.append(error)
         for column in store.columns():
-            yield from forget_in_column(store, column, split, shard, gone.keys())
-        yield from _unnamed(store, split, shard, gone.keys())
+            try:
+                yield from forget_in_column(store, column, split, shard, gone.keys())
+            except Conflict:
+                raise
+            except StorageError as error:
+                troubles.append(error)
+        try:
+            yield from _unnamed(store, split, shard, gone.keys())
+        except StorageError as error:
+            troubles.append(error)
     yield from _abandoned(store, set(keys))
     if troubles:
         raise troubles[0]
@@ -106,6 +113,7 @@ def _from_media(store: Store, split: str, shard: int, gone: Set[str]) -> list[st
     """Writes the tars that hold the clips without them, and a ledger in which they are gone."""
     ledger = read_ledger(store, split, shard)
     if ledger is None:
+        _refuse_orphans(store, split, shard, gone)
         rows, tars, version = _untried(store, split, shard), {}, ABSENT
     else:
         rows, tars, version = list(ledger.rows), dict(ledger.tars), ledger.version
@@ -122,6 +130,21 @@ def _from_media(store: Store, split: str, shard: int, gone: Set[str]) -> list[st
     return [*written, store.ledger_name(split, shard)]
 
 
+def _refuse_orphans(store: Store, split: str, shard: int, gone: Set[str]) -> None:
+    """Raises StorageError where media tars without a ledger hold the clips: which others they hold is not known."""
+    for path, size in store.sizes(store.media_folder(split)).items():
+        if _is_tar_of(path, shard) and _holds(store, path, size, gone):
+            raise StorageError(
+                f"{path} holds {', '.join(sorted(gone))}, and {store.ledger_name(split, shard)}, which says what else "
+                "it holds, is missing: restore it, or run the ingest, which fetches the shard anew; then forget again"
+            )
+
+
+def _is_tar_of(path: str, shard: int) -> bool:
+    name = path.rsplit("/", 1)[1]
+    return name.startswith(f"{shard:05d}.") and name.endswith(".tar")
+
+
 def _untried(store: Store, split: str, shard: int) -> list[LedgerRow]:
     plan, _ = store.read_plan(split)
     size = store.config.shard_size
@@ -132,7 +155,10 @@ def _untried(store: Store, split: str, shard: int) -> list[LedgerRow]:
 def _without(
     store: Store, split: str, shard: int, rows: list[LedgerRow], tar: str
 ) -> tuple[list[LedgerRow], dict[str, dict[str, object]]]:
-    """A media tar with the clips that still name it: the rows, placed in the new one, and its facts."""
+    """A media tar with the clips that still name it: the rows, placed in the new one, and its facts.
+
+    Bytes are carried over as they are: damaged ones stay damaged, for `verify` to find, and keep no other from leaving.
+    """
     kept = sorted((row for row in rows if row.tar == tar), key=lambda row: row.offset or 0)
     if not kept:
         return rows, {}
@@ -140,13 +166,15 @@ def _without(
     def members() -> Iterator[tuple[str, bytes]]:
         for row in kept:
             yield f"{row.key}.json", media_json(row)
+            assert row.offset is not None and row.media_bytes is not None
+            name = f"{store.media_folder(split)}/{tar}"
             try:
-                yield f"{row.key}.{row.extension}", read_media(store, split, row)
+                data = store.storage.read_range(name, row.offset, row.offset + row.media_bytes)
             except FileNotFoundError as error:
-                name = f"{store.media_folder(split)}/{tar}"
                 raise StorageError(
                     f"{name} is missing, and its ledger names it: restore it, and forget again"
                 ) from error
+            yield f"{row.key}.{row.extension}", data
 
     with store.storage.scratch_file() as scratch:
         facts, offsets = write_media_tar(scratch, members())
@@ -215,7 +243,8 @@ def _unnamed(store: Store, split: str, shard: int, gone: Set[str]) -> Iterator[s
         ledger: Ledger | None = read_ledger(store, split, shard)
         return set(ledger.tars) if ledger else set()
 
-    yield from _remove_holding(store, store.media_folder(split), shard, media, gone)
+    if store.storage.size(store.ledger_name(split, shard)) is not None:  # else refused: `_refuse_orphans`
+        yield from _remove_holding(store, store.media_folder(split), shard, media, gone)
     for column in store.columns():
 
         def features(column: str = column) -> set[str]:
@@ -230,9 +259,8 @@ def _remove_holding(
 ) -> Iterator[str]:
     for path, size in store.sizes(folder).items():
         name = path.rsplit("/", 1)[1]
-        of_shard = name.startswith(f"{shard:05d}.") and name.endswith(".tar")
         # Asked again after the tar was read: it may have been committed meanwhile.
-        if of_shard and name not in named() and _holds(store, path, size, gone) and name not in named():
+        if _is_tar_of(path, shard) and name not in named() and _holds(store, path, size, gone) and name not in named():
             store.storage.remove(path)
             yield path
 
@@ -240,7 +268,7 @@ def _remove_holding(
 def _abandoned(store: Store, gone: Set[str]) -> Iterator[str]:
     """Removes what killed writers left of the clips on the store's disk. A writer at work begins its shard again."""
     for entry in store.storage.list(SCRATCH):
-        if entry.size >= 0 and _holds(store, entry.name, entry.size, gone):
+        if entry.size >= 0 and is_scratch(entry.name) and _holds(store, entry.name, entry.size, gone):
             store.storage.remove(entry.name)
             yield entry.name
 

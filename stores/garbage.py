@@ -18,7 +18,7 @@ from stores.ledger import FETCHED, read_ledger
 from stores.manifest import is_current
 from stores.plans import labels_digests
 from stores.spool import Spool
-from stores.storage import SCRATCH, Entry, StorageError
+from stores.storage import SCRATCH, Entry, StorageError, is_scratch
 from stores.survey import read_all
 from stores.tables import summary_of
 
@@ -54,7 +54,7 @@ def find_garbage(store: Store) -> Iterator[Garbage]:
         StorageError: the store cannot be listed.
     """
     for entry in store.storage.list(SCRATCH):
-        if re.fullmatch("[0-9a-f]{32}", entry.name.rsplit("/", 1)[1]):
+        if entry.size >= 0 and is_scratch(entry.name):
             why = "left by a writer that ended before its commit"
             yield Garbage(entry.name, entry.size, _time(entry), why, entry.modified)
     for split in store.splits():
@@ -107,7 +107,7 @@ def _tars(store: Store, folder: str) -> Iterator[Garbage]:
         number = path.rsplit("/", 1)[1].removesuffix(".parquet")
         try:
             named[number] = _named(store, path)
-        except (StorageError, LookupError, TypeError) as error:
+        except StorageError as error:
             logger.warning("%s cannot be read, so nothing of its shard is taken for garbage: %s", path, error)
             named[number] = None
 

@@ -23,10 +23,13 @@ import pyarrow.parquet as pq
 from stores.layout import Store, StoreError
 from stores.ledger import FETCHED
 from stores.manifest import OK
+from stores.specs import canonical_json
 from stores.survey import read_all
 from stores.tables import METADATA_KEY, read_columns
 
 KIND, FORMAT = "avlens inventory", 1
+DIGEST_ROWS = 65_536
+_PLAIN = r"^[^\x00-\x1f\x7f\",]*$"  # what a segments list may hold of a stranger
 SCHEMA = pa.schema(
     [
         ("split", pa.string()),
@@ -96,12 +99,11 @@ def take_inventory(store: Store, splits: tuple[str, ...] = ()) -> Inventory:
 
 
 def rows_digest(rows: pa.Table) -> str:
-    """Hex sha256 of the rows, one line each, fields by tabs, null as nothing."""
-    digest = hashlib.sha256()
-    for batch in rows.to_batches(65_536):
-        fields = [pc.fill_null(pc.cast(column, pa.string()), "") for column in batch.columns]
-        lines = pc.binary_join_element_wise(*fields, "\t")
-        digest.update("".join(f"{line}\n" for line in lines.to_pylist()).encode())
+    """Hex sha256 of the rows as JSON, a line for each column of 65,536 rows: no other rows give the same text."""
+    digest, rows = hashlib.sha256(), rows.combine_chunks()
+    for start in range(0, len(rows), DIGEST_ROWS):
+        for column in rows.slice(start, DIGEST_ROWS).columns:
+            digest.update(canonical_json(column.to_pylist()).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -128,11 +130,28 @@ def read_inventory(path: Path) -> Inventory:
         if (summary["kind"], summary["format"]) != (KIND, FORMAT):
             raise ValueError(f"expected {KIND} of format {FORMAT}, got {summary['kind']} of {summary['format']}")
         noted = summary["rows_sha256"]
-    except (pa.ArrowException, LookupError, TypeError, ValueError) as error:
+        _check_parts(rows, summary)
+    except (pa.ArrowException, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no readable inventory: {error}") from error
     if rows_digest(rows) != noted:
         raise ValueError(f"{path}: its rows are not those that were listed: it was changed afterwards")
     return Inventory(rows, summary)
+
+
+def _check_parts(rows: pa.Table, summary: dict[str, Any]) -> None:
+    """Raises ValueError where rows or summary are not what `take_inventory` makes."""
+    if not isinstance(summary["columns"], dict) or not isinstance(summary["splits"], dict):
+        raise ValueError("expected columns and splits by name")
+    for name in ("split", "key", "ytid", "start_ms", "end_ms", "mids", "status"):
+        if rows[name].null_count:
+            raise ValueError(f"expected a {name} in each row")
+    for name in ("split", "key", "ytid"):
+        if not pc.all(pc.match_substring_regex(rows[name], _PLAIN), min_count=0).as_py():
+            raise ValueError(f"expected no quotes, commas or control characters in {name}")
+    planned = {split: counts["planned"] for split, counts in summary["splits"].items()}
+    found = Counter(rows["split"].to_pylist())
+    if {split: count for split, count in planned.items() if count} != dict(found):
+        raise ValueError(f"expected {planned} rows by split, got {dict(found)}")
 
 
 def compare(

@@ -133,12 +133,13 @@ class Store:
     def splits(self) -> list[str]:
         """Planned splits, sorted."""
         names = [entry.name.rsplit("/", 1)[1] for entry in self.storage.list("plan")]
-        return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
+        stems = [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
+        return [stem for stem in stems if _SPLIT.match(stem)]  # somebody's backup copy is none
 
     def columns(self) -> list[str]:
-        """Columns with a spec, sorted by name."""
+        """Columns, sorted by name; an empty folder is none."""
         names = [entry.name.rsplit("/", 1)[1] for entry in self.storage.list("features")]
-        return [name for name in names if is_column(name)]
+        return [name for name in names if is_column(name) and self.storage.list(f"features/{name}")]
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Object name → bytes, directly below a folder (`media/eval`, `features/<column>/eval`)."""
@@ -163,8 +164,11 @@ class Store:
     def _forgotten(self) -> tuple[list[str], Version]:
         data, version = self.storage.read_versioned(FORGOTTEN)
         try:
-            return ([] if data is None else list(json.loads(data)["keys"])), version
-        except (ValueError, LookupError, TypeError) as error:
+            keys = [] if data is None else json.loads(data)["keys"]
+            if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+                raise ValueError("expected keys as a list of texts")
+            return keys, version
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise StoreError(f"{self.storage.url(FORGOTTEN)} is damaged: restore it ({error!r})") from error
 
     # ---------------------------------------------------------------- plans and specs
@@ -193,19 +197,28 @@ class Store:
                 raise StoreError(f"{self.storage.uri} has no split {name}; it has: {', '.join(there) or 'none'}")
 
     def write_spec(self, spec: Spec) -> None:
-        """Publishes a column's spec; the same spec again changes nothing."""
-        name = f"features/{spec.column}/spec.json"
-        if self.storage.size(name) is None:
-            self.storage.publish(name, spec.to_json().encode())
+        """Publishes a column's spec; one that is there changes nothing, a damaged one is restored."""
+        name, data = f"features/{spec.column}/spec.json", spec.to_json().encode()
+        if self.storage.read_versioned(name)[0] != data:
+            self.storage.publish(name, data)
 
     def read_spec(self, column: str) -> Spec:
         """A column's spec. Raises StoreError naming the columns there are."""
         data, _ = self.storage.read_versioned(f"features/{column}/spec.json")
+        if data is None and column in self.columns():
+            raise StoreError(f"features/{column} has no spec.json: restore it; an ingest of this column does, too")
         if data is None:
             raise StoreError(
                 f"no column {column!r} in {self.storage.uri}; it has: {', '.join(self.columns()) or 'none'}"
             )
-        return Spec.from_json(data.decode())
+        name = self.storage.url(f"features/{column}/spec.json")
+        try:
+            spec = Spec.from_json(data.decode())
+            if spec.column != column:
+                raise ValueError("its constants are not those that the column's name is the digest of")
+        except ValueError as error:
+            raise StoreError(f"{name} is damaged: restore it; an ingest of this column does, too ({error})") from error
+        return spec
 
     def resolve_column(self, text: str) -> str:
         """A column by full name, or by its feature's name where that is unambiguous (`logmel`).
@@ -233,8 +246,11 @@ def _parse_config(data: bytes, name: str) -> StoreConfig:
         raw = json.loads(data)
         found = raw["format"]
         if found == FORMAT:
-            return StoreConfig(int(raw["shard_size"]), int(raw["seed"]))
-    except (ValueError, KeyError, TypeError) as error:
+            size, seed = raw["shard_size"], raw["seed"]
+            if not isinstance(size, int) or not 1 <= size <= LARGEST_SHARD or not isinstance(seed, int):
+                raise ValueError(f"expected a shard size of 1 to {LARGEST_SHARD} and a whole seed, got {size}, {seed}")
+            return StoreConfig(size, seed)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{name} is not a store's description: {error!r}") from error
     raise StoreError(
         f"{name} has format {found!r}, this program reads format {FORMAT}: use the avlens release that wrote the store"

@@ -124,7 +124,9 @@ def export(
         form: shards: tars; files: a file for each member of them.
         clips_per_shard: Clips of a tar.
     """
-    done = export_split(Store.open(uri), split, column, to, form, media, clips_per_shard)
+    store = Store.open(uri)
+    _refuse_inside(store, to)
+    done = export_split(store, split, column, to, form, media, clips_per_shard)
     missing = f"; {counted(done.missing, 'clip')} left out" if done.missing else ""
     if done.computed < done.shards:
         print(f"stores: {done.computed:,} of {done.shards:,} shards of {split} are there", file=sys.stderr)
@@ -164,7 +166,9 @@ def inventory(
     if to is None:
         raise ValueError("expected --to FILE for the list")
     assert uri is not None
-    found = take_inventory(Store.open(uri), split)
+    store = Store.open(uri)
+    _refuse_inside(store, to)
+    found = take_inventory(store, split)
     if sign is not None:
         found = sign_inventory(found, Path(sign))
     write_inventory(found, Path(to))
@@ -176,7 +180,21 @@ def inventory(
     return EXIT_OK
 
 
+def _refuse_inside(store: Store, to: str) -> None:
+    """Raises ValueError where something would be written among the store's own objects, or has no name."""
+    if not to:
+        raise ValueError("expected --to with a name, got none")
+    if (
+        store.storage.is_local
+        and "://" not in to
+        and Path(to).resolve().is_relative_to(Path(store.storage.root).resolve())
+    ):
+        raise ValueError(f"expected --to outside the store, got {to}")
+
+
 def _compare(first: Path, second: Path, to: str | None, features: tuple[str, ...], splits: tuple[str, ...]) -> int:
+    if to is not None and Path(to).resolve() in (first.resolve(), second.resolve()):
+        raise ValueError(f"expected --to another file than the lists that are compared, got {to}")
     lists = [read_inventory(path) for path in (first, second)]
     for path, one in zip((first, second), lists, strict=True):
         key = signer(one)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,17 +72,32 @@ def find_clips(store: Store, key: str, split: str | None = None, column: str | N
         StoreError: no such split, or no such clip: the message names keys that are near.
         StorageError: a plan, ledger or manifest cannot be read.
     """
-    splits = store.splits() if split is None else [split]
-    clips, near = [], []
+    found = _find(store, key, store.splits() if split is None else [split])
+    return [_clip(store, name, plan, summary, at, column) for name, plan, summary, at in found]
+
+
+def find_planned(store: Store, key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Every split that plans a clip, with its row of the plan (`stores.tables.PLAN_SCHEMA`); reads plans only.
+
+    Raises:
+        StoreError: no such clip: the message names keys that are near.
+        StorageError: a plan cannot be read.
+    """
+    return [(name, plan.slice(at, 1).to_pylist()[0]) for name, plan, _, at in _find(store, key, store.splits())]
+
+
+def _find(store: Store, key: str, splits: Sequence[str]) -> list[tuple[str, pa.Table, dict[str, Any], int]]:
+    """By split that plans the clip: its name, plan and summary, and the clip's row."""
+    found, near = [], []
     for name in splits:
         plan, summary = store.read_plan(name)
         at = pc.index(plan["key"], key).as_py()
         if at < 0:
             near += near_keys(plan["key"], key)
         else:
-            clips.append(_clip(store, name, plan, summary, at, column))
-    if clips:
-        return clips
+            found.append((name, plan, summary, at))
+    if found:
+        return found
     hint = f"near it: {', '.join(near[:NEAR])}" if near else "a key is <ytid>_<start in ms>, in the ids' own case"
     raise StoreError(f"no clip {key!r} in {', '.join(splits) or 'any split'} of {store.storage.uri}; {hint}")
 

@@ -66,8 +66,11 @@ class Spec:
         """The inverse of `to_json`. Raises ValueError for anything else."""
         try:
             raw = json.loads(text)
-            return cls(raw["feature"], raw["array"], tuple(raw["shape"]), raw["dtype"], raw["constants"])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            made = cls(raw["feature"], raw["array"], tuple(raw["shape"]), raw["dtype"], raw["constants"])
+            if made.to_json() != canonical_json(raw) or not made.shape or not isinstance(made.constants, dict):
+                raise TypeError("other fields or types")
+            return made
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"expected a column's spec.json, got {text[:80]!r}") from error
 
 

@@ -52,6 +52,11 @@ class Conflict(StorageError):  # noqa: N818 - a condition that callers handle, n
     """The object is not the one that was read any more: somebody else committed first."""
 
 
+def is_scratch(name: str) -> bool:
+    """Whether an object under `SCRATCH` is one that a writer of ours made."""
+    return re.fullmatch("[0-9a-f]{32}", name.rsplit("/", 1)[1]) is not None
+
+
 @dataclass(frozen=True)
 class Version:
     """Names one state of one object: an ETag on S3, a content digest on disk. `Version(None)` is "absent"."""

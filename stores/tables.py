@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from stores.storage import StorageError
 
 METADATA_KEY = b"avlens"
+_MARKS = {"plan": "segments", "media": "tars", "features": "tar"}  # what only this kind's summary has
 TIME = pa.timestamp("ms", tz="UTC")
 
 # One row per planned segment, in shard order.
@@ -110,7 +111,7 @@ def from_parquet(data: bytes, name: str, schema: pa.Schema | None = None) -> tup
         missing = set(schema.names if schema else ()) - set(table.column_names)
         if missing:
             raise ValueError(f"no column {', '.join(sorted(missing))}")
-        return table, dict(json.loads(table.schema.metadata[METADATA_KEY]))
+        return table, _in_place(dict(json.loads(table.schema.metadata[METADATA_KEY])), name)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{name} is not a readable table of this store: {error}") from error
 
@@ -126,9 +127,8 @@ def read_columns(data: bytes, name: str, columns: Sequence[str]) -> tuple[pa.Tab
         missing = set(columns) - set(file.schema_arrow.names)
         if missing:
             raise ValueError(f"no column {', '.join(sorted(missing))}")
-        return file.read(columns=list(columns), use_threads=False), dict(
-            json.loads(file.metadata.metadata[METADATA_KEY])
-        )
+        summary = _in_place(dict(json.loads(file.metadata.metadata[METADATA_KEY])), name)
+        return file.read(columns=list(columns), use_threads=False), summary
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{name} is not a readable table of this store: {error}") from error
 
@@ -137,6 +137,27 @@ def summary_of(data: bytes, name: str) -> dict[str, Any]:
     """The summary alone, from the footer. Raises StorageError naming the object when there is none."""
     try:
         metadata = pq.read_metadata(pa.BufferReader(data)).metadata
-        return dict(json.loads(metadata[METADATA_KEY]))
+        return _in_place(dict(json.loads(metadata[METADATA_KEY])), name)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{name} is not a readable table of this store: {error}") from error
+
+
+def _in_place(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    """The summary, if it is that of the table of this name: what another one's says of tars would cost a shard its own.
+
+    Raises:
+        ValueError: it is another table's.
+    """
+    kind, *folders = name.split("/")[:-1] or [""]
+    stem = name.rsplit("/", 1)[-1].removesuffix(".parquet")
+    expected: dict[str, Any] = {}
+    if (kind, len(folders)) in (("media", 1), ("features", 2)) and stem.isdecimal():
+        expected = {"split": folders[-1], "shard": int(stem)}
+        if kind == "features":
+            expected["column"] = folders[0]
+    elif kind != "plan" or folders:
+        return summary
+    found = {key: summary[key] for key in expected}
+    if found != expected or _MARKS[kind] not in summary:
+        raise ValueError(f"it is another one's: expected {expected}, got {found}")
+    return summary

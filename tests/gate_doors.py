@@ -55,6 +55,10 @@ class LocalDoor:
         with self._lock:
             return self.server.tell(self.entry, egress, cause, retry_after_s, era)
 
+    def down(self, egress: str, era: int) -> None:
+        with self._lock:
+            self.server.down(self.entry, egress, era)
+
 
 def paced(store: Path, clock: Clock, fetchers: dict[str, Fetcher], **limits: float) -> Paced:
     """A source behind a door of its own, with a fetcher for each egress."""

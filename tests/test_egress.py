@@ -43,7 +43,9 @@ def test_what_an_egress_does_not_say_is_the_jobs() -> None:
         ("[a]\nproxy = 'ftp://x'", "expected http, https, socks4"),
         ("[a]\nvideos_per_hour = 'many'", "videos_per_hour: expected a number"),
         ("[a]\nvideos_per_hour = true", "expected a number"),
-        ("[a]\nvideos_per_hour = -1", "above 0"),
+        ("[a]\nvideos_per_hour = -1", "expected videos_per_hour of 0.01"),
+        ("[a]\nvideos_per_hour = 0", "expected videos_per_hour of 0.01"),
+        ("[a]\nrequests_per_second = 1" + 400 * "0", "expected requests_per_second of 0.01"),
         ("['../up']", "letters, digits"),
     ],
 )

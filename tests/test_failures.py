@@ -152,6 +152,7 @@ def test_words_hold_no_secrets_and_one_short_line() -> None:
         (requests.ConnectTimeout("slow"), Cause.UNREACHABLE),
         (requests.exceptions.SSLError("certificate"), Cause.UNREACHABLE),
         (requests.exceptions.ProxyError("proxy"), Cause.UNREACHABLE),
+        (requests.exceptions.ProxyError("Tunnel connection failed: 502 Bad Gateway"), Cause.UNREACHABLE),
         (requests.exceptions.ChunkedEncodingError("cut"), Cause.UNREACHABLE),
         (urllib3.exceptions.IncompleteRead(3, 5), Cause.UNREACHABLE),
         (urllib3.exceptions.ProtocolError("reset"), Cause.UNREACHABLE),

@@ -276,3 +276,53 @@ def test_in_a_bucket(tmp_path: Path) -> None:
         manifests = [read_manifest(one, VIDEO.column, SPLIT, 1) for one in (store, local)]
         assert manifests[0] is not None and manifests[1] is not None
         assert manifests[0].rows == manifests[1].rows and {row.status for row in manifests[0].rows} >= {OK}
+
+
+def test_media_whose_ledger_is_missing_keep_their_other_clips(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    ledger, tars = tmp_path / store.ledger_name(SPLIT, 1), sorted((tmp_path / "media" / SPLIT).glob("00001.*.tar"))
+    kept = ledger.read_bytes()
+    ledger.unlink()
+    with pytest.raises(StorageError, match="is missing: restore it"):
+        list(forget(store, [KEY]))
+    assert sorted((tmp_path / "media" / SPLIT).glob("00001.*.tar")) == tars and not ledger.exists()
+    assert all(KEY not in path for path in holding(tmp_path / "features", KEY)) and KEY in store.forgotten()
+    ledger.write_bytes(kept)
+    list(forget(store, [KEY]))
+    assert holding(tmp_path, KEY) == [] and problems(store) == []
+
+
+def test_a_damaged_neighbour_keeps_no_clip_from_leaving(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    row = row_of(store, OTHER)
+    (tar,) = (path for path in (tmp_path / "media" / SPLIT).glob("*.tar") if path.name == row.tar)
+    data = bytearray(tar.read_bytes())
+    data[row.offset] ^= 1
+    tar.write_bytes(data)
+    list(forget(store, [KEY]))
+    assert holding(tmp_path, KEY) == []
+    assert OTHER in str(problems(store))  # still damaged, and still said to be
+
+
+def test_tables_of_two_shards_swapped_cost_no_media(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    paths = [tmp_path / store.ledger_name(SPLIT, shard) for shard in (0, 1)]
+    one, two = (path.read_bytes() for path in paths)
+    paths[0].write_bytes(two)
+    paths[1].write_bytes(one)
+    before = sorted((tmp_path / "media").rglob("*.tar"))
+    with pytest.raises(StorageError, match="another one's"):
+        list(forget(store, [KEY]))
+    assert sorted((tmp_path / "media").rglob("*.tar")) == before
+    for path, data in zip(paths, (one, two), strict=True):
+        path.write_bytes(data)
+    list(forget(store, [KEY]))
+    assert holding(tmp_path, KEY) == [] and problems(store) == []
+
+
+def test_somebodys_notes_among_the_scratch_files_stay(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    (tmp_path / ".tmp").mkdir(exist_ok=True)
+    (tmp_path / ".tmp/notes.txt").write_text(KEY)
+    list(forget(store, [KEY]))
+    assert (tmp_path / ".tmp/notes.txt").exists()

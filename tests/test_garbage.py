@@ -118,6 +118,16 @@ def test_of_a_shard_whose_table_is_damaged_nothing_is_garbage(tmp_path: Path, ca
     assert list(find_garbage(store)) == [] and "nothing of its spool" in caplog.text
 
 
+@pytest.mark.parametrize("other", ["media/{}/00001.parquet", "features/{}/{}/00000.parquet"])
+def test_a_table_that_is_another_shards_costs_no_tar(
+    tmp_path: Path, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store(tmp_path)
+    wrong = other.format(SPLIT) if other.startswith("media") else other.format(store.columns()[0], SPLIT)
+    (tmp_path / store.ledger_name(SPLIT, 0)).write_bytes((tmp_path / wrong).read_bytes())
+    assert list(find_garbage(store)) == [] and "another one's" in caplog.text
+
+
 def spool_all(store: Store, shard: int, attempts: int) -> list[LedgerRow]:
     ledger = read_ledger(store, SPLIT, shard)
     assert ledger is not None

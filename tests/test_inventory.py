@@ -201,3 +201,35 @@ def test_the_list_is_one_that_an_ingest_reads(tmp_path: Path) -> None:
     assert table.bad_rows.total == 0 and len(table.table) == 9
     keys = [f"{row['ytid']}_{row['start_ms']}" for row in table.table.to_pylist()]
     assert keys == found.both["key"].to_pylist() == sorted(keys)
+
+
+def test_rows_folded_into_one_field_are_other_rows(tmp_path: Path) -> None:
+    """What a signature holds is the digest: no other rows may have it."""
+    inventory = take_inventory(make_store(tmp_path))
+    rows = inventory.rows.to_pylist()
+    lines = ["\t".join("" if value is None else str(value) for value in row.values()) for row in rows[1:3]]
+    folded = {**rows[0], "columns": "\n".join([rows[0]["columns"] or "", *lines])}
+    assert rows_digest(pa.Table.from_pylist([folded, *rows[3:]], SCHEMA)) != rows_digest(inventory.rows)
+    empty = [{**row, "cause": row["cause"] or ""} for row in rows]
+    assert rows_digest(pa.Table.from_pylist(empty, SCHEMA)) != rows_digest(inventory.rows)
+    assert rows_digest(pa.concat_tables([inventory.rows[:4], inventory.rows[4:]])) == rows_digest(inventory.rows)
+
+
+@pytest.mark.parametrize(
+    "change", [{"ytid": 'evil"\n'}, {"key": "a,b"}, {"mids": None}, {"start_ms": None}, {"split": None}]
+)
+def test_rows_that_no_store_has_are_refused(tmp_path: Path, change: dict[str, str | None]) -> None:
+    inventory = take_inventory(make_store(tmp_path / "store"))
+    rows = pa.Table.from_pylist([{**row, **change} for row in inventory.rows.to_pylist()], SCHEMA)
+    made = Inventory(rows, {**inventory.summary, "rows_sha256": rows_digest(rows)})
+    write_inventory(made, tmp_path / "list")
+    with pytest.raises(ValueError, match="no readable inventory"):
+        read_inventory(tmp_path / "list")
+
+
+@pytest.mark.parametrize("summary", [{"splits": []}, {"columns": None}, {"splits": {"eval": 3}}])
+def test_a_summary_that_no_store_has_is_refused(tmp_path: Path, summary: dict[str, object]) -> None:
+    inventory = take_inventory(make_store(tmp_path / "store"))
+    write_inventory(Inventory(inventory.rows, {**inventory.summary, **summary}), tmp_path / "list")
+    with pytest.raises(ValueError, match="no readable inventory"):
+        read_inventory(tmp_path / "list")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from store_factory import LOGMEL, SPLIT, make_store
 
 from stores.layout import Store, StoreError
 from stores.specs import Spec
@@ -53,10 +54,10 @@ def test_plans_and_specs_come_back_and_what_is_not_there_is_listed(tmp_path: Pat
         "labels": [4],
     }
     plan = pa.Table.from_pylist([row], PLAN_SCHEMA)
-    store.write_plan("eval", plan, {"csv_sha256": "x"})
+    store.write_plan("eval", plan, {"csv_sha256": "x", "segments": 1})
     table, summary = store.read_plan("eval")
     assert table.to_pylist() == [row]
-    assert summary == {"csv_sha256": "x"} == store.plan_summary("eval")
+    assert summary == {"csv_sha256": "x", "segments": 1} == store.plan_summary("eval")
     assert store.splits() == ["eval"]
     with pytest.raises(StoreError, match="it has: eval"):
         store.read_plan("train")
@@ -74,3 +75,38 @@ def test_columns_by_full_name_or_by_feature_where_that_is_clear(tmp_path: Path) 
         store.resolve_column("logmel")
     with pytest.raises(StoreError, match="no column 'video'"):
         store.resolve_column("video")
+
+
+def test_what_somebody_left_among_plans_and_columns_is_neither(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    columns = store.columns()
+    (tmp_path / "features/logmel-00000000").mkdir()
+    (tmp_path / "plan/eval (1).parquet").write_bytes(b"")
+    (tmp_path / "plan/eval.bak.parquet").write_bytes(b"")
+    assert store.splits() == [SPLIT] and store.columns() == columns
+
+
+@pytest.mark.parametrize("text", ["", '{"fea', "[1]", LOGMEL.to_json().replace("400", "401")])
+def test_a_damaged_spec_is_named_and_restored_by_who_knows_it(tmp_path: Path, text: str) -> None:
+    store = make_store(tmp_path)
+    path = tmp_path / f"features/{LOGMEL.column}/spec.json"
+    path.write_text(text)
+    with pytest.raises(StoreError, match="spec.json is damaged: restore it"):
+        store.read_spec(LOGMEL.column)
+    store.write_spec(LOGMEL)
+    assert store.read_spec(LOGMEL.column) == LOGMEL
+
+
+@pytest.mark.parametrize("size", ["0", "-3", "1e400", "99999999999999999999", '"3"', "null", "[[[[", "2.5"])
+def test_a_description_that_makes_no_sense_is_refused(tmp_path: Path, size: str) -> None:
+    (tmp_path / "store.json").write_text(f'{{"format": 1, "shard_size": {size}, "seed": 0}}')
+    with pytest.raises(StoreError, match="store.json is not a store's description"):
+        Store.open(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ['{"keys": [1]}', '{"keys": "a_0"}', '{"keys": [null]}', "[]", "", "{"])
+def test_a_damaged_list_of_forgotten_clips_is_named(tmp_path: Path, text: str) -> None:
+    store = make_store(tmp_path)
+    (tmp_path / "forgotten.json").write_text(text)
+    with pytest.raises(StoreError, match="forgotten.json is damaged"):
+        store.forgotten()

@@ -9,9 +9,11 @@ import pytest
 from gate_doors import Clock, LocalDoor, paced
 from scripted_fetcher import ScriptedFetcher, segments
 
-from pipeline.failures import Cause, FetchFailure
+from pipeline.clip import FetchedClip
+from pipeline.failures import Cause, FetchFailure, ProxyDown
 from pipeline.permits import PATIENCE_S, Paced, Shut, Stopped, Unpaced
 from pipeline.politeness import Limits
+from pipeline.segments import Segment
 
 CLIPS = segments(6)
 GO = threading.Event()
@@ -122,3 +124,29 @@ def test_each_egress_has_a_fetcher_with_its_limiter(tmp_path: Path) -> None:
     for _ in range(4):
         before()
     assert clock.now - began == pytest.approx(6.0)  # the first at once, then one every two seconds
+
+
+class BehindADeadProxy:
+    """Nothing gets out."""
+
+    def __init__(self) -> None:
+        self.tried = 0
+
+    def fetch(self, segment: Segment) -> FetchedClip:
+        self.tried += 1
+        raise ProxyDown(Cause.UNREACHABLE, "ProxyError: refused")
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_dead_proxy_is_left_alone_and_counts_against_no_clip(tmp_path: Path) -> None:
+    clock, dead = Clock(), BehindADeadProxy()
+    source = paced(tmp_path, clock, {"dead": dead, "good": ScriptedFetcher()})
+    for clip in CLIPS[:6]:
+        assert source.fetch(clip, GO).data
+    assert dead.tried == 1
+    assert source._door.server.states() == {"dead": "open", "good": "closed"}  # type: ignore[attr-defined]
+    alone = paced(tmp_path / "alone", clock, {"dead": dead})
+    with pytest.raises(Shut):  # pending, whatever comes: nobody was asked
+        alone.fetch(CLIPS[0], GO)

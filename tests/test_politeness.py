@@ -77,7 +77,7 @@ def test_requests_have_a_limiter_of_their_own() -> None:
     "limits", [{"videos_per_hour": 0}, {"requests_per_second": -1}, {"videos_per_hour": float("nan")}]
 )
 def test_limits_that_are_none_are_refused(limits: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(ValueError, match="expected .* of 0.01"):
         Limits(**limits)
 
 

@@ -57,3 +57,13 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ValueError, match=words):
             read_keys(str(path))
+
+
+def test_keys_that_nobody_planned_are_told(tmp_path: Path) -> None:
+    plan = make_plan()
+    key = plan["key"][0].as_py()
+    assert Selection(frozenset({key, "slip_0"})).unplanned([plan]) == {"slip_0"}
+    assert Selection().unplanned([plan]) == set()
+    (tmp_path / "keys").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="keys: expected text"):
+        read_keys(str(tmp_path / "keys"))

@@ -153,9 +153,8 @@ def test_manifests_of_two_shards_swapped(store: Store) -> None:
     found = problems(store)
     for name, shard, other in ((first, 0, 1), (second, 1, 0)):
         mine = of(found, name)
-        assert any(p.expected == f"shard {shard} in its summary" and p.found == str(other) for p in mine)
-        assert any(p.expected == "keys that are planned in this shard" for p in mine)
-    assert any(KEYS[6] in p.found for p in of(found, first))
+        assert [p.expected for p in mine] == ["to be readable"]
+        assert f"'shard': {shard}" in mine[0].found and f"'shard': {other}" in mine[0].found
 
 
 def test_a_tar_that_is_gone_or_has_another_name(store: Store) -> None:
@@ -217,7 +216,7 @@ def test_specs_that_are_not_those_of_their_columns(store: Store) -> None:
     store.storage.remove(f"features/{VIDEO.column}/spec.json")
     found = problems(store)
     assert [(p.file, p.found.split(":")[0]) for p in found] == [
-        (f"features/{LOGMEL.column}/spec.json", f"that of {VIDEO.column}"),
+        (f"features/{LOGMEL.column}/spec.json", "StoreError"),
         (f"features/{VIDEO.column}/spec.json", "StoreError"),
     ]
 
@@ -235,8 +234,8 @@ def test_a_summary_that_lost_a_name_is_a_problem_not_a_crash(store: Store) -> No
     edit(store, store.manifest_name(LOGMEL.column, SPLIT, 1), MANIFEST_SCHEMA, lambda rows, summary: summary.clear())
     found = problems(store)
     ledger, manifest = store.ledger_name(SPLIT, 0), store.manifest_name(LOGMEL.column, SPLIT, 1)
-    assert [p.found for p in of(found, ledger)] == ["KeyError: 'tars'"]
-    assert any(p.expected == "shard 1 in its summary" and p.found == "None" for p in of(found, manifest))
+    for name in (ledger, manifest):
+        assert [p.expected for p in of(found, name)] == ["to be readable"]
 
 
 def test_a_tar_name_cannot_lead_out_of_the_store(store: Store, tmp_path: Path) -> None:

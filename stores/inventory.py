@@ -124,14 +124,16 @@ def read_inventory(path: Path) -> Inventory:
         OSError: it cannot be read.
     """
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.ParquetFile(path, page_checksum_verification=True).read(use_threads=False)
         summary = dict(json.loads(table.schema.metadata[METADATA_KEY]))
         rows = table.select(SCHEMA.names).cast(SCHEMA)
         if (summary["kind"], summary["format"]) != (KIND, FORMAT):
             raise ValueError(f"expected {KIND} of format {FORMAT}, got {summary['kind']} of {summary['format']}")
         noted = summary["rows_sha256"]
         _check_parts(rows, summary)
-    except (pa.ArrowException, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no readable inventory: {error}") from error
     if rows_digest(rows) != noted:
         raise ValueError(f"{path}: its rows are not those that were listed: it was changed afterwards")

@@ -166,6 +166,7 @@ class Chaos:
         self._serve()
 
     def _restart_driver(self) -> None:
+        wait_for(lambda: (self.store / "store.json").exists() or self.driver.poll() is not None)
         self.driver.kill()
         self.driver.wait()
         self._count("driver")

@@ -40,7 +40,7 @@ def test_ingest_from_http_then_again_then_with_another_column(
     began = time.monotonic()
     second = run_ingest(two_nodes.environment, *words)
     assert second.returncode == 0
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60  # without starting anything, however busy the machine is
     assert "this run: nothing to do" in second.stdout
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
 

@@ -152,7 +152,8 @@ def _complain(store: Store, split: str, column: str, live: list[str]) -> int:
     shards = -(-plan["segments"] // store.config.shard_size)
     computed = sum(name.endswith(".parquet") for name in listed)
     if lost:
-        print(f"stores: {lost[0]} and {len(lost) - 1} more are missing: run ingest again", file=sys.stderr)
+        more = f" and {len(lost) - 1} more are" if len(lost) > 1 else " is"
+        print(f"stores: {lost[0]}{more} missing: run ingest or rebuild", file=sys.stderr)
     if computed < shards:
         print(f"stores: {computed} of {shards} shards of {split} are computed in {column}", file=sys.stderr)
     return EXIT_FOUND if lost or not live else EXIT_OK

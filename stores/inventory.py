@@ -196,7 +196,9 @@ def _usable(inventory: Inventory, features: tuple[str, ...], splits: tuple[str, 
     """A row for each key that can be used; of several splits' the first."""
     there = sorted(inventory.summary["splits"])
     if (not splits and len(there) > 1) or not set(splits) <= set(there):
-        raise ValueError(f"expected --split of {', '.join(there)}, got {', '.join(splits) or 'none'}")
+        raise ValueError(
+            f"expected --split of those that an inventory has ({', '.join(there)}), got {', '.join(splits) or 'none'}"
+        )
     rows = inventory.rows.filter(pc.equal(inventory.rows["status"], FETCHED))
     rows = rows.filter(pc.is_in(rows["split"], pa.array(splits or there, pa.string())))
     columns = sorted(inventory.summary["columns"])

@@ -117,9 +117,9 @@ def test_splits_are_never_mixed_unasked(tmp_path: Path) -> None:
         store = make_wide_store(str(tmp_path / name), clips=6, shard_size=4)
         make_wide_store(str(tmp_path / name), clips=6, shard_size=4, split="train", first=4)
         stores.append(take_inventory(store))
-    with pytest.raises(ValueError, match="expected --split of eval, train, got none"):
+    with pytest.raises(ValueError, match="has .eval, train., got none"):
         compare(*stores)
-    with pytest.raises(ValueError, match="expected --split of eval, train, got valid"):
+    with pytest.raises(ValueError, match="has .eval, train., got valid"):
         compare(*stores, splits=("valid",))
     assert len(compare(*stores, splits=("eval",)).both) == 0  # none is fetched
 

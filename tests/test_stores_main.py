@@ -212,7 +212,7 @@ def test_urls_say_what_they_lack(tmp_path: Path, capsys: Captured) -> None:
     tars = sorted((tmp_path / "features" / LOGMEL.column / SPLIT).glob("*.tar"))
     tars[0].unlink()
     assert main(asked) == 1
-    assert "run ingest again" in capsys.readouterr().err
+    assert "run ingest or rebuild" in capsys.readouterr().err
 
 
 def test_urls_of_a_column_that_is_not_computed_are_an_error(tmp_path: Path, capsys: Captured) -> None:

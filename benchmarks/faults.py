@@ -38,7 +38,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from ingest import clips_of
-from machine import hardware
+from machine import environment_with, hardware
 from rich.console import Console
 from rich.table import Table
 
@@ -306,13 +306,6 @@ def by_fault(name: str, faults: dict[str, str], true: set[str], outcome: Outcome
     }
 
 
-def install_peer(folder: Path) -> Path:
-    """An environment with video2dataset in it."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    subprocess.run([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *PEERS], check=True)
-    return folder
-
-
 def one_tool(
     tool: str, root: Path, lists: list[Path], server: Server, faults: dict[str, str], python: Path
 ) -> dict[str, Any]:
@@ -342,7 +335,7 @@ def main(
     """
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as temporary:
         root = Path(temporary)
-        python = (peer.absolute() if peer else install_peer(root / "peer")) / "bin/python"
+        python = (peer.absolute() if peer else environment_with(root / "peer", PEERS)) / "bin/python"
         faults, lists = lay_out(root)
         results = {}
         for scenario, planned, limit in zip(SCENARIOS, (faults, dict.fromkeys(faults, "")), (None, LIMIT), strict=True):

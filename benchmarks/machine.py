@@ -1,9 +1,12 @@
-"""What a benchmark ran on, for the file that it writes."""
+"""What a benchmark ran on, for the file that it writes; and what its peers run in."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -17,3 +20,10 @@ def hardware() -> dict[str, str | int]:
         "memory_gib": round(memory / 2**30),
         "load_average_at_the_end": "{:.1f} {:.1f} {:.1f}".format(*os.getloadavg()),
     }
+
+
+def environment_with(folder: Path, packages: Sequence[str]) -> Path:
+    """A virtual environment with packages of peers in it, made in a folder; the folder."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *packages], check=True)
+    return folder

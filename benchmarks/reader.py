@@ -29,7 +29,7 @@ from typing import IO, Annotated, Any, cast
 import numpy as np
 import pyarrow as pa
 import tyro
-from machine import hardware
+from machine import environment_with, hardware
 
 from stores.layout import FORMAT, Store
 from stores.manifest import OK, ManifestRow, Sums, commit_manifest
@@ -79,7 +79,7 @@ def main(
     """
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         data = Path(temporary)
-        python = (peers or install_peers(data / "peers")) / "bin/python"
+        python = (peers or environment_with(data / "peers", PEERS)) / "bin/python"
         make_data(data, samples)
         for peer in ("litdata", "mosaicml"):
             command = [str(python), str(PASSES), f"prepare-{peer}", str(data)]
@@ -142,14 +142,6 @@ def one_pass(process: subprocess.Popen[str], samples: int) -> dict[str, float]:
                 raise SystemExit(f"{process.args!r} read {figures['samples']} of {samples} samples")
             return figures
     raise SystemExit(f"{process.args!r} ended")
-
-
-def install_peers(folder: Path) -> Path:
-    """An environment with the peers in it."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    command = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *PEERS]
-    subprocess.run(command, check=True)
-    return folder
 
 
 def peer_versions(python: Path) -> dict[str, str]:

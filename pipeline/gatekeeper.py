@@ -110,22 +110,19 @@ class Gatekeeper:
 
     def throttled(self, egress: str, retry_after_s: float | None) -> None:
         """The source says that we are too fast."""
-        gate, now = self._gates[egress], self._clock()
-        before = gate.era
-        gate.throttled(now, retry_after_s)
-        self._write(gate, now, at_once=True)
-        if gate.era != before:  # once for all that were under way
-            logger.warning("%s: throttled; nobody asks by it for %.0f s", egress, gate.opened_until - now)
+        self._rest(egress, "throttled", lambda gate, now: gate.throttled(now, retry_after_s))
 
     def down(self, egress: str) -> None:
         """Nothing gets out by an egress."""
+        self._rest(egress, "its proxy does not answer", Gate.down)
+
+    def _rest(self, egress: str, why: str, shut: Callable[[Gate, float], None]) -> None:
         gate, now = self._gates[egress], self._clock()
         before = gate.era
-        gate.down(now)
+        shut(gate, now)
         self._write(gate, now, at_once=True)
-        if gate.era != before:
-            wait_s = gate.opened_until - now
-            logger.warning("%s: its proxy does not answer; nobody asks by it for %.0f s", egress, wait_s)
+        if gate.era != before:  # once for all that were under way
+            logger.warning("%s: %s; nobody asks by it for %.0f s", egress, why, gate.opened_until - now)
 
     def soonest(self, names: Sequence[str]) -> float:
         """Seconds until any of several egresses is worth trying."""

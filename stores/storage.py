@@ -54,7 +54,7 @@ class Conflict(StorageError):  # noqa: N818 - a condition that callers handle, n
 
 def is_scratch(name: str) -> bool:
     """Whether an object under `SCRATCH` is one that a writer of ours made."""
-    return re.fullmatch("[0-9a-f]{32}", name.rsplit("/", 1)[1]) is not None
+    return re.fullmatch("[0-9a-f]{32}", name.rsplit("/", 1)[-1]) is not None
 
 
 @dataclass(frozen=True)
@@ -353,7 +353,7 @@ def _sweep(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             with contextlib.suppress(OSError):
-                if re.fullmatch("[0-9a-f]{32}", path.name) and time.time() - path.stat().st_mtime > ABANDONED_S:
+                if is_scratch(path.name) and time.time() - path.stat().st_mtime > ABANDONED_S:
                     path.unlink()
 
 

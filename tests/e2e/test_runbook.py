@@ -13,11 +13,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
+from chaos import ledger_rows, wait_for
 from ray_cluster import REPOSITORY, Cluster, ingest_command, run_ingest
 from small_clips import SmallClips
 from store_factory import column_tars
@@ -67,8 +67,7 @@ class Operator:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
     def ledger(self) -> dict[str, dict[str, object]]:
-        rows = [row for path in self.store.glob("media/mine/*.parquet") for row in pq.read_table(path).to_pylist()]
-        return {str(row["key"]): row for row in rows}
+        return {str(row["key"]): row for row in ledger_rows(self.store)}
 
     def all_is_well(self) -> bool:
         if self.stores("verify", str(self.store), "--media").returncode != 0:
@@ -79,13 +78,6 @@ class Operator:
 @pytest.fixture
 def operator(two_nodes: Cluster, small_clips: SmallClips, tmp_path: Path) -> Operator:
     return Operator(two_nodes, small_clips, tmp_path / "store")
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_every_symptom_of_the_runbook_is_produced_somewhere() -> None:
@@ -124,7 +116,7 @@ def test_an_address_is_throttled(operator: Operator, tmp_path: Path) -> None:
             stdout=subprocess.DEVNULL,
         )
         journal = f"egress/127.0.0.1-{server.url.rsplit(':', 1)[1]}_runbook.json"
-        wait_until((operator.store / journal).exists)
+        wait_for((operator.store / journal).exists)
         told = json.loads((operator.store / journal).read_text())
         assert 0 < told["opened_until"] - time.time() < 60  # until when it is shut
         assert job.wait(200) == 0  # tried again by itself
@@ -144,7 +136,7 @@ def test_nothing_is_committed(operator: Operator, tmp_path: Path) -> None:
         words[words.index("--shard-size") + 1] = "12"
         large = subprocess.Popen(ingest_command(*words), env=operator.cluster.environment, stdout=subprocess.DEVNULL)
         try:
-            wait_until(lambda: len(server.log()) >= 4)  # nothing of it is committed
+            wait_for(lambda: len(server.log()) >= 4)  # nothing of it is committed
             assert not operator.ledger() and large.poll() is None
             assert "pending: untried 12" in operator.stores("status", str(operator.store)).stdout
         finally:
@@ -156,7 +148,7 @@ def test_nothing_is_committed(operator: Operator, tmp_path: Path) -> None:
         server.clear_log()
         often = subprocess.Popen(ingest_command(*words), env=operator.cluster.environment, stdout=subprocess.DEVNULL)
         try:
-            wait_until(lambda: len(small.ledger()) >= 2)
+            wait_for(lambda: len(small.ledger()) >= 2)
             assert len(server.log()) < 12
         finally:
             often.kill()

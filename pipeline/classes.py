@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,22 @@ class ClassList:
     def sha256(self) -> str:
         """Hex digest of the mids in order, one a line: what decides the label indices. Display names do not."""
         return hashlib.sha256("".join(f"{mid}\n" for mid in self.mids).encode()).hexdigest()
+
+    def resolve(self, text: str) -> str:
+        """The mid of a class that is named by its mid or, in any case, its display name.
+
+        Raises:
+            ClassListError: no such class: the message names those that are near.
+        """
+        if text in self.indices:
+            return text
+        folded = [name.lower() for name in self.names]
+        found = [mid for mid, name in zip(self.mids, folded, strict=True) if name == text.lower()]
+        if len(found) == 1:
+            return found[0]
+        near = found or difflib.get_close_matches(text.lower(), folded, 3, 0.5)
+        hint = f": {', '.join(near)}?" if near else ""
+        raise ClassListError(f"expected a class by its mid (/m/09x0r) or its display name, got {text!r}{hint}")
 
 
 def read_class_list(path: str | Path | None = None) -> ClassList:

@@ -169,6 +169,13 @@ class IngestRun:
         chosen = self._chosen[state.split]
         return self.context.policy.retry if chosen is None or state.shard in chosen else frozenset()
 
+    def _to_fetch(self, state: ShardState) -> int:
+        """Clips of the shard that this run may ask for."""
+        if state.ledger is None:
+            return state.planned
+        failed = sum(state.ledger[FAILED].get(cause, 0) for cause in self._retried(state))
+        return failed + sum(state.ledger[PENDING].values())
+
     def _to_compute(self, state: ShardState) -> bool:
         """Whether a column of the shard is not up to date, or has clips that are tried again."""
         chosen = self._chosen[state.split]
@@ -207,7 +214,7 @@ class IngestRun:
         tally = TallyActor.remote()
         self._metrics = IngestMetrics(self.store.storage)
         self._keeper = gatekeeper() if self._fetches and self.options.kind != "dir" else None
-        fetches = sum(state.planned for state in states if state.ledger is None)
+        fetches = sum(self._to_fetch(state) for state in states) if self._fetches else 0
         decodes = sum(state.planned for state in states if state.ledger is None or self._to_compute(state))
         with ProgressDisplay(self.console, fetches, decodes if self.columns else 0) as display:
             while self._running or any(self._ready.values()):
@@ -342,6 +349,9 @@ def run_to_end(name: str, run: IngestRun, work: bool, start: Callable[[], object
     except (ConnectionError, TimeoutError, RuntimeError) as error:
         print(f"{name}: Ray cannot be reached: {error}", file=sys.stderr)
         return EXIT_INTERNAL
+    except (KeyboardInterrupt, SystemExit):  # while it starts, Ray makes an exit of a SIGTERM
+        print(f"{name}: stopped before anything was done", file=sys.stderr)
+        return EXIT_INTERRUPTED
     try:
         return run.run()
     except IngestFailed as error:

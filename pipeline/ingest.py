@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 
 import ray
 import tyro
@@ -33,6 +34,7 @@ def main() -> int:
     try:
         options = absolute_paths(tyro.cli(IngestOptions, prog="ingest.py"))
         classes = read_class_list(options.labels)
+        options = replace(options, retry_class=tuple(classes.resolve(text) for text in options.retry_class))
         columns = build_columns(options.column_names, options.encoder_options)
         if options.kind == "dir":
             open_source(options.source, FetchOptions()).close()  # a folder that is not there is found before all else

@@ -82,8 +82,8 @@ class IngestOptions:
     """Of those, only the clips of this file: a key in each line, as `python -m stores failed` prints them. Clips
     that are pending come by themselves, when they are due."""
     retry_class: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Of those, only clips of this class (/m/09x0r); may be given several times. Beside --retry-keys: clips that either
-    names."""
+    """Of those, only clips of this class (/m/09x0r or "Speech"); may be given several times. Beside --retry-keys: clips
+    that either names."""
     retry_delay: float | None = None
     """Seconds before a clip that failed for a passing reason is tried again; grows with each try. Default: 300 after
     unreachable, 60 after being throttled."""

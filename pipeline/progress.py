@@ -54,7 +54,7 @@ class ProgressDisplay:
         elif time.monotonic() - self._last_line >= LINE_EVERY_S and (fetched, decoded) != self._shown:
             self._last_line, self._shown = time.monotonic(), (fetched, decoded)
             logger.info(
-                "fetched %d of %d (%d failed), decoded %d of at most %d clips, encoded %d; %s",
+                "fetched %d of at most %d (%d failed), decoded %d of at most %d clips, encoded %d; %s",
                 counts["fetched"],
                 self._goals["fetch"],
                 counts["failed"],

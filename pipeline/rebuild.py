@@ -21,6 +21,7 @@ from pipeline.summary import (
     interrupt_on_sigterm,
 )
 from stores.layout import Store
+from stores.rebuild import require_shards
 from stores.storage import StorageError
 
 
@@ -33,12 +34,14 @@ def prepare(options: RebuildOptions, console: Console) -> tuple[IngestRun, bool]
     """
     store = Store.open(options.store)
     store.require_splits(*options.split)
-    splits = [stored_split(store, name) for name in options.split or store.splits()]
+    names = options.split or store.splits()
+    require_shards(store, names, options.shard_numbers or ())
+    splits = [stored_split(store, name) for name in names]
     texts = store.columns() if options.columns is None else options.columns.split(",")
-    names = [store.resolve_column(text) for text in texts]
-    columns = tuple(column_of(store.read_spec(name), options.encoder) for name in names)
+    resolved = [store.resolve_column(text) for text in texts]
+    columns = tuple(column_of(store.read_spec(name), options.encoder) for name in resolved)
     if len({column.spec.array for column in columns}) != len(columns):
-        raise ValueError(f"expected --columns of one column of each kind in a run, got {', '.join(names)}")
+        raise ValueError(f"expected --columns of one column of each kind in a run, got {', '.join(resolved)}")
     run = IngestRun(options.ingest_options(), store, splits, columns, console, options.statuses, fetch=False)
     return run, run.look(options.shard_numbers)
 

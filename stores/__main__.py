@@ -172,7 +172,8 @@ def main(argv: list[str] | None = None) -> int:
             args=_keys_last(sys.argv[1:] if argv is None else argv),
             config=(FlagCreatePairsOff,),
         )
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever called
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # `… | head`: whoever reads has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

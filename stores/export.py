@@ -22,7 +22,7 @@ from stores.ledger import FETCHED, LedgerRow, read_ledger, read_media
 from stores.reader import Reader
 from stores.shards import npy_bytes, write_media_tar
 from stores.snapshot import Snapshot
-from stores.storage import Storage, StorageError
+from stores.storage import SCRATCH, Storage, StorageError
 
 Form = Literal["shards", "files"]
 Sample = list[tuple[str, bytes]]  # members of a clip: name and bytes
@@ -70,7 +70,7 @@ def export(
     if clips_per_shard < 1:
         raise StoreError(f"expected one or more clips in a shard, got {clips_per_shard}")
     target = Storage(to)
-    if target.list(""):
+    if any(entry.name != SCRATCH for entry in target.list("")):  # an export that was killed leaves scratch files
         raise StoreError(f"expected an empty folder to export to, {target.uri} has something in it")
     names = [store.resolve_column(column) for column in columns]
     samples = _Samples(store, split, names, media)
@@ -198,4 +198,4 @@ def _forget_scratch(target: Storage) -> None:
     """An export is for others: nothing of ours is left beside it."""
     if target.is_local:
         with suppress(OSError):
-            Path(target.root, ".tmp").rmdir()
+            Path(target.root, SCRATCH).rmdir()

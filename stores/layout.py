@@ -6,6 +6,7 @@ forgotten.json                                   keys of clips that were removed
 plan/<split>.parquet                             every planned segment in shard order
 spool/<split>/<shard>/<position>.tar             what a shard under way has fetched or tried so far
 media/<split>/00000.<digest8>.tar                the clips as fetched          00000.parquet: the ledger
+egress/<source>_<name>.json                      when each address may ask again
 features/<column>/spec.json
 features/<column>/<split>/00000.<digest8>.tar    the samples                   00000.parquet: the manifest
 ```

@@ -83,6 +83,7 @@ def gc(uri: Uri, *, older_than: Annotated[float, arg(metavar="HOURS")] = WEEK_H,
         count, size = count + 1, size + found.size
         print(f"{found.name}\t{size_text(found.size)}\t{max(0.0, now - found.since) / 3600:.1f} h\t{found.why}")
     done = "removed" if delete else "would be removed by --delete"
+    done += "" if older_than >= 1 else ", once they are an hour old"
     more = f"; {counted(young, 'object')} not old enough" if young else ""
     print(f"{counted(count, 'object')}, {size_text(size)} {done}{more}")
     return EXIT_OK
@@ -142,6 +143,7 @@ def inventory(
     sign: Annotated[str | None, arg(metavar="FILE")] = None,
     compare: Annotated[tuple[str, str] | None, arg(metavar="A B")] = None,
     feature: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    signed_by: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="KEY")] = (),
 ) -> int:
     """Lists what a store holds in a file that can be kept, or compares two such files.
 
@@ -156,13 +158,17 @@ def inventory(
         compare: Two lists. Where they have several splits, --split says which; clips of others are not mixed in.
         feature: Of those, only clips that are ok in this column: a full name, or its feature's (logmel); may be given
             several times. Without it every clip with media counts, those that do not decode too.
+        signed_by: Both lists have to be signed by such a public key (as --compare prints it); may be given several
+            times.
     """
     if (uri is None) == (compare is None):
         raise ValueError("expected a store to list or --compare A B, got both or neither")
     if compare is not None:
         if sign is not None:
             raise ValueError("expected --sign with a store to list: a comparison is not signed")
-        return _compare(Path(compare[0]), Path(compare[1]), to, feature, split)
+        return _compare(Path(compare[0]), Path(compare[1]), to, feature, split, signed_by)
+    if signed_by:
+        raise ValueError("expected --signed-by with --compare")
     if to is None:
         raise ValueError("expected --to FILE for the list")
     assert uri is not None
@@ -192,12 +198,22 @@ def _refuse_inside(store: Store, to: str) -> None:
         raise ValueError(f"expected --to outside the store, got {to}")
 
 
-def _compare(first: Path, second: Path, to: str | None, features: tuple[str, ...], splits: tuple[str, ...]) -> int:
+def _compare(
+    first: Path,
+    second: Path,
+    to: str | None,
+    features: tuple[str, ...],
+    splits: tuple[str, ...],
+    signed_by: tuple[str, ...],
+) -> int:
     if to is not None and Path(to).resolve() in (first.resolve(), second.resolve()):
         raise ValueError(f"expected --to another file than the lists that are compared, got {to}")
     lists = [read_inventory(path) for path in (first, second)]
     for path, one in zip((first, second), lists, strict=True):
         key = signer(one)
+        if signed_by and key not in signed_by:
+            who = f"by {key}" if key else "not signed"
+            raise ValueError(f"expected {path} to be signed by {' or '.join(signed_by)}, it is {who}")
         by = f"signed by {key}" if key else "not signed"
         print(f"{path}: {len(one.rows):,} segments, digest {one.summary['rows_sha256'][:16]}, {by}")
     found = compare_inventories(lists[0], lists[1], features, splits)

@@ -46,10 +46,11 @@ def plan_rebuild(
         shards: numbers; None for all.
 
     Raises:
-        StoreError: no such split.
+        StoreError: no such split, or a shard that none of them has.
         StorageError: a plan, ledger or manifest cannot be read.
     """
     store.require_splits(*splits)
+    require_shards(store, splits or store.splits(), shards or ())
     specs = [store.read_spec(column) for column in columns or store.columns()]
     for split in splits or store.splits():
         plan, _ = store.read_plan(split)
@@ -94,6 +95,20 @@ def _rebuild(store: Store, state: ShardState, column: str, rows: Sequence[Ledger
 def _at_hand(row: LedgerRow, whole: set[str], spooled: set[int]) -> bool:
     """Whether a clip's media can be read, as far as listings tell."""
     return row.tar in whole if row.tar is not None else row.origin == "dir" or row.position in spooled
+
+
+def require_shards(store: Store, splits: Sequence[str], shards: Sequence[int]) -> None:
+    """Checks that each shard is one of some split. Raises StoreError naming the first that is not."""
+    if not shards:
+        return
+    counts = {
+        split: -(-(store.plan_summary(split) or {"segments": 0})["segments"] // store.config.shard_size)
+        for split in splits
+    }
+    if max(shards) >= max(counts.values(), default=0):
+        there = ", ".join(f"{split} has {count:,}" for split, count in counts.items()) or "nothing is planned"
+        first = next(shard for shard in shards if shard >= max(counts.values(), default=0))
+        raise StoreError(f"no shard {first} (they count from 0): {there}")
 
 
 def parse_shards(text: str) -> list[int]:

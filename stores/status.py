@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +15,10 @@ from stores.manifest import CRASHED, OK, UNDECODABLE
 from stores.plans import labels_digests
 from stores.specs import Spec
 from stores.spool import Spool
+from stores.storage import StorageError
 from stores.survey import ShardState, read_all, read_states
 
+EGRESSES = "egress"
 AT_ONCE = datetime.fromtimestamp(0, UTC).isoformat()  # what a ledger says of clips that wait for nothing
 
 
@@ -82,14 +85,29 @@ class ColumnStatus:
 
 
 @dataclass(frozen=True)
+class EgressStatus:
+    """An address that was fetched from, as its last job noted.
+
+    Attributes:
+        shut_until: when its breaker lets the next request through (ISO, UTC); None where it is not open.
+        gap_s: seconds between two clips that throttling has taught; 0 where it has not.
+    """
+
+    egress: str
+    shut_until: str | None
+    gap_s: float
+
+
+@dataclass(frozen=True)
 class StoreStatus:
-    """A store's description, its splits, and its columns by column and split."""
+    """A store's description, its splits, its columns by column and split, and the egresses of its ingests."""
 
     format: int
     shard_size: int
     seed: int
     splits: tuple[SplitStatus, ...]
     columns: tuple[ColumnStatus, ...]
+    egresses: tuple[EgressStatus, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only."""
@@ -111,7 +129,24 @@ def store_status(store: Store) -> StoreStatus:
         splits.append(_split_status(store, split, states, sizes))
         columns += [_column_status(store, spec, split, states, sizes) for spec in specs]
     columns.sort(key=lambda status: (status.column, status.split))
-    return StoreStatus(FORMAT, store.config.shard_size, store.config.seed, tuple(splits), tuple(columns))
+    config = store.config
+    return StoreStatus(FORMAT, config.shard_size, config.seed, tuple(splits), tuple(columns), _egresses(store))
+
+
+def _egresses(store: Store) -> tuple[EgressStatus, ...]:
+    """From the journals of `pipeline/gatekeeper.py`; one that cannot be read says nothing."""
+    found = []
+    for entry in store.storage.list(EGRESSES):
+        if entry.size < 0 or not entry.name.endswith(".json"):
+            continue
+        try:
+            journal = json.loads(store.storage.read(entry.name))
+            opened, gap = (float(journal.get(name, 0)) for name in ("opened_until", "learnt_gap_s"))
+            until = datetime.fromtimestamp(opened, UTC).isoformat() if opened > 0 else None
+        except (StorageError, FileNotFoundError, ValueError, TypeError, AttributeError, OverflowError, OSError):
+            continue
+        found.append(EgressStatus(entry.name.rsplit("/", 1)[1].removesuffix(".json"), until, gap))
+    return tuple(found)
 
 
 def _planned_states(store: Store, split: str) -> list[ShardState]:

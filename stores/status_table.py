@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stores.status import ColumnStatus, SplitStatus, StoreStatus, TarCounts
+from stores.status import ColumnStatus, EgressStatus, SplitStatus, StoreStatus, TarCounts
 from stores.text import size_text
 
 FLAG_WORDS = {"no_audio": "no sound", "no_video": "no picture", "mute": "mute", "still": "still", "short": "short"}
@@ -27,7 +27,9 @@ def render(status: StoreStatus, uri: str, console: Console, now: datetime | None
         return
     lines.write("")
     lines.table(SPLIT_HEADINGS, [_split_row(split) for split in status.splits])
-    lines.notes(note for split in status.splits for note in _split_notes(split, now or datetime.now(UTC)))
+    now = now or datetime.now(UTC)
+    lines.notes(note for split in status.splits for note in _split_notes(split, now))
+    lines.notes(note for egress in status.egresses for note in _egress_notes(egress, now))
     for column in dict.fromkeys(status.column for status in status.columns):
         rows = [found for found in status.columns if found.column == column]
         lines.write("")
@@ -86,6 +88,13 @@ def _split_notes(split: SplitStatus, now: datetime) -> Iterable[str]:
     if split.spool_clips:
         yield f"{split.split} spool: clips {split.spool_clips:,}, shards under way {split.spool_shards:,}"
     yield from _tar_notes(split.split, split.tars)
+
+
+def _egress_notes(egress: EgressStatus, now: datetime) -> Iterable[str]:
+    if egress.shut_until is not None and datetime.fromisoformat(egress.shut_until) > now:
+        yield f"egress {egress.egress}: its breaker is open until {_when(egress.shut_until, now)}"
+    if egress.gap_s:
+        yield f"egress {egress.egress}: was throttled, a clip each {egress.gap_s:.3g} s"
 
 
 def _column_row(column: ColumnStatus) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 from calm_ingest import SHARDS, THREADS
-from ray_cluster import Cluster, ingest_command, processes
+from ray_cluster import Cluster, ingest_command
 from small_clips import SmallClips, write_list
 from store_factory import column_tars
 
@@ -147,7 +147,7 @@ class Chaos:
         self._kill_one("encoder", "ray::ClipEncoderServer")
 
     def _kill_one(self, what: str, *titles: str) -> None:
-        found = processes(*titles)
+        found = self.cluster.processes(*titles)
         if found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.dice.choice(sorted(found, key=lambda process: process.pid)).kill()
@@ -170,7 +170,7 @@ class Chaos:
         self.driver.kill()
         self.driver.wait()
         self._count("driver")
-        wait_for(lambda: not processes("ray::fetch_task", "ray::column_task"))
+        wait_for(lambda: not self.cluster.processes("ray::fetch_task", "ray::column_task"))
         self.check()
         self._start()
 

@@ -108,6 +108,20 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
+    def processes(self, *titles: str, node: str | None = None) -> list[psutil.Process]:
+        """Its workers with such a title (Ray titles one after its task), of one node or of all that run.
+
+        Other test runs have clusters beside this one: a worker is told by its node's session, which outlives a raylet.
+        """
+        sessions = [process.pid for name, process in self.nodes.items() if node in (None, name)]
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            with contextlib.suppress(ProcessLookupError):
+                if any(title in line for title in titles) and os.getsid(process.pid) in sessions:
+                    found.append(process)
+        return found
+
     def _wait_for(self, name: str) -> None:
         deadline = time.monotonic() + 90
         log = self.folder.parent / f"{name}.log"
@@ -143,16 +157,6 @@ def run_ingest(environment: dict[str, str], *arguments: str, timeout: float = 24
     )
 
 
-def processes(*words: str) -> list[psutil.Process]:
-    """Processes whose title or command line holds one of the words (Ray titles a worker after its task)."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if any(word in line for word in words) and process.pid != os.getpid():
-            found.append(process)
-    return found
-
-
 def submit(cluster: Cluster, *words: str) -> subprocess.Popen[str]:
     """`ray job submit` of a command, from the repository."""
     address = f"http://127.0.0.1:{cluster.dashboard_port}"
@@ -162,14 +166,14 @@ def submit(cluster: Cluster, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def lose_worker(job: subprocess.Popen[str], written: Path) -> str:
+def lose_worker(cluster: Cluster, job: subprocess.Popen[str], written: Path) -> str:
     """SIGKILLs one of a submitted job's ranks once a file is there; what the job showed until its end."""
     try:
         deadline = time.monotonic() + 200
         while not written.exists():
             assert time.monotonic() < deadline and job.poll() is None, job.stdout.read() if job.stdout else ""
             time.sleep(0.02)
-        victims = processes("ray::RayTrainWorker")
+        victims = cluster.processes("ray::RayTrainWorker")
         assert victims
         victims[0].kill()
         shown, _ = job.communicate(timeout=280)

@@ -28,6 +28,18 @@ def test_lookup_of_a_few_known_classes() -> None:
     assert classes.names[1] == "Male speech, man speaking"
 
 
+def test_a_class_by_its_mid_or_its_name() -> None:
+    classes = read_class_list()
+    for text in ("/m/04rlf", "Music", "music"):
+        assert classes.resolve(text) == "/m/04rlf"
+    with pytest.raises(ClassListError, match="'Musik': music"):
+        classes.resolve("Musik")
+    with pytest.raises(ClassListError, match="got '/m/none'"):
+        classes.resolve("/m/none")
+    with pytest.raises(ClassListError, match="twice"):
+        ClassList(("/m/a", "/m/b"), ("twice", "Twice")).resolve("twice")
+
+
 def test_digest_is_of_the_mids_in_order_and_not_of_the_names() -> None:
     classes = ClassList(("/m/a", "/m/b"), ("A", "B"))
     assert classes.sha256 == hashlib.sha256(b"/m/a\n/m/b\n").hexdigest()

@@ -93,6 +93,13 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_that_was_killed_may_be_begun_again(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    (tmp_path / "out/.tmp").mkdir(parents=True)
+    (tmp_path / "out/.tmp/left").write_text("x")
+    assert export(store, SPLIT, BOTH, str(tmp_path / "out")).files == 1
+
+
 def test_a_damaged_shard_is_left_out_and_counted(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
     tar = next((tmp_path / "store/features" / LOGMEL.column / SPLIT).glob("00001.*.tar"))

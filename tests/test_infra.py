@@ -71,6 +71,18 @@ def test_ray_is_the_version_that_is_installed_and_gpus_are_asked_for() -> None:
     assert ["nvidia.com/gpu" in limit for limit in limits] == [False, True]
 
 
+def test_the_monitor_selects_those_pods_and_a_port_that_they_have() -> None:
+    (monitor,) = documents("kuberay-podmonitor.yaml")
+    assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "PodMonitor")
+    spec = cluster_spec()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        template = group["template"]
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        (container,) = template["spec"]["containers"]
+        assert endpoint["port"] in {port["name"] for port in container["ports"]}
+
+
 def entrypoints() -> list[list[str]]:
     found = {document["kind"]: document for name in KUBERAY for document in documents(name)}
     container = found["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]

@@ -32,5 +32,5 @@ def test_a_log_gets_lines_now_and_then(caplog: pytest.LogCaptureFixture, monkeyp
         monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
         display.update(COUNTS, "note")
         display.update(COUNTS, "note")
-    assert caplog.messages == ["fetched 3 of 10 (1 failed), decoded 2 of at most 9 clips, encoded 1; note"]
+    assert caplog.messages == ["fetched 3 of at most 10 (1 failed), decoded 2 of at most 9 clips, encoded 1; note"]
     assert screen.getvalue() == ""

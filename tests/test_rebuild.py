@@ -96,7 +96,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         f"{LOGMEL.column}\t{SPLIT}\t00000\tnot computed yet\t4 clips to decode; the media of 4 clips were not" in said
     )
     assert "4 clips cannot be: fetch them" in said
-    for words in (["--split", "train"], ["--column", "mfcc"], ["--shards", "x"]):
+    for words in (["--split", "train"], ["--column", "mfcc"], ["--shards", "x"], ["--shards", "1,9"]):
         assert main(["plan-rebuild", str(tmp_path), *words]) == 2
 
 

@@ -9,8 +9,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from store_factory import make_store
+from store_factory import SPLIT, make_store
 
+from stores.__main__ import main
 from stores.inventory import read_inventory, take_inventory, write_inventory
 from stores.signature import sign, signer
 
@@ -54,3 +55,18 @@ def test_keys_that_will_not_do(tmp_path: Path) -> None:
             sign(inventory, tmp_path / name)
     with pytest.raises(OSError):
         sign(inventory, tmp_path / "none")
+
+
+def test_lists_that_have_to_be_signed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inventory = take_inventory(make_store(tmp_path / "store"))
+    signed = sign(inventory, write_key(tmp_path / "key.pem", Ed25519PrivateKey.generate()))
+    write_inventory(signed, tmp_path / "a")
+    write_inventory(inventory, tmp_path / "b")
+    ours = str(signer(signed))
+    both = ["inventory", "--compare", str(tmp_path / "a"), str(tmp_path / "a"), "--split", SPLIT]
+    assert main([*both, "--signed-by", "another", "--signed-by", ours]) == 0
+    assert main([*both, "--signed-by", "another"]) == 2
+    assert f"it is by {ours}" in capsys.readouterr().err
+    assert main([*both[:3], str(tmp_path / "b"), "--split", SPLIT, "--signed-by", ours]) == 2
+    assert "it is not signed" in capsys.readouterr().err
+    assert main(["inventory", str(tmp_path / "store"), "--to", str(tmp_path / "c"), "--signed-by", ours]) == 2

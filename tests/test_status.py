@@ -23,11 +23,12 @@ from store_factory import (
     plan_store,
 )
 
+from pipeline.gatekeeper import FOLDER
 from stores.layout import Store
 from stores.ledger import LedgerRow
 from stores.specs import Spec
 from stores.spool import Spool
-from stores.status import AT_ONCE, ColumnStatus, SplitStatus, store_status
+from stores.status import AT_ONCE, ColumnStatus, EgressStatus, SplitStatus, store_status
 
 
 def split_of(store: Store) -> SplitStatus:
@@ -146,6 +147,19 @@ def test_several_splits_and_columns_in_order(tmp_path: Path) -> None:
 
 def test_the_dictionary_is_json(tmp_path: Path) -> None:
     status = store_status(make_store(tmp_path)).to_dict()
-    assert json.loads(json.dumps(status)).keys() == {"format", "shard_size", "seed", "splits", "columns"}
+    assert json.loads(json.dumps(status)).keys() == {"format", "shard_size", "seed", "splits", "columns", "egresses"}
     assert status["splits"][0]["failed"] == {"gone": 1, "gone_here": 1}
     assert datetime.fromisoformat(status["splits"][0]["next_attempt"]).tzinfo == UTC
+
+
+def test_egresses_are_those_of_the_journals(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    assert store_status(store).egresses == ()
+    journals = {"youtube_a": b'{"opened_until": 3600.0, "learnt_gap_s": 24.5}', "http_b": b"{}"}
+    journals |= {"http_c": b"no json", "http_d": b"[]", "http_e": b'{"opened_until": 1e300}'}
+    for name, data in journals.items():
+        store.storage.publish(f"{FOLDER}/{name}.json", data)
+    assert store_status(store).egresses == (
+        EgressStatus("http_b", None, 0.0),
+        EgressStatus("youtube_a", "1970-01-01T01:00:00+00:00", 24.5),
+    )

@@ -12,7 +12,7 @@ from rich.console import Console
 from store_factory import make_store, plan_store
 
 from stores.layout import Store
-from stores.status import StoreStatus, TarCounts, store_status
+from stores.status import EgressStatus, StoreStatus, TarCounts, store_status
 from stores.status_table import render
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -91,6 +91,15 @@ def test_what_is_due_is_due_now_and_lost_tars_are_pointed_at(status: StoreStatus
     assert "LOST: 2 committed tars" in text_of(replace(status, splits=(lost,)))
     planned = store_status(plan_store(tmp_path / "planned"))
     assert "pending: untried 12; next attempt now" in text_of(planned)
+
+
+def test_egresses_that_wait(status: StoreStatus) -> None:
+    until = "2026-11-23T12:30:00+00:00"
+    shut = EgressStatus("youtube_home", until, 0.0)
+    said = text_of(replace(status, egresses=(shut, EgressStatus("http_b", "2026-11-23T11:00:00+00:00", 24.0))))
+    assert "egress youtube_home: its breaker is open until 2026-11-23 12:30:00 UTC" in said
+    assert "egress http_b: was throttled, a clip each 24 s" in said
+    assert said.count("egress") == 2
 
 
 def test_an_empty_store(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_job_whose_worker_is_killed_is_the_run_that_nothing_happened_to(
     out = tmp_path / "job"
     workers = ["--workers", "2", "--cpus-per-worker", "1"]
     job = submit(two_nodes, "python", "pipeline/train.py", *arguments(store, out, *workers))
-    lose_worker(job, out / LAST)
+    lose_worker(two_nodes, job, out / LAST)
     assert len(losses(out)) == STEPS  # each step once
     with one_thread():
         quiet = replace(small_options(store, tmp_path / "quiet"), steps=STEPS, evaluate_every=4, set=("dropout=0.5",))

@@ -40,7 +40,7 @@ def test_a_job_whose_worker_is_killed_makes_the_same_bits(two_nodes: Cluster, pl
     out = tmp_path / "job"
     words = arguments(place, out, "--workers", "2", "--cpus-per-worker", "1")
     job = submit(two_nodes, "python", "attacks/universal_pgd.py", *words)
-    shown = lose_worker(job, out / "state.npz")
+    shown = lose_worker(two_nodes, job, out / "state.npz")
     assert "projected-l2-clip-eps0.3-full-bce-s15213" in shown
     with one_thread():
         store, checkpoint = str(place / "store"), str(place / "csn/best.pt")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from calm_ingest import CalmIngest, ingest_arguments
 from chaos import IN_FLIGHT, live_tars, wait_for
-from ray_cluster import Cluster, cluster, ingest_command, processes, run_ingest
+from ray_cluster import Cluster, cluster, ingest_command, run_ingest
 from small_clips import SmallClips
 
 from pipeline.loopback import LoopbackServer
@@ -69,14 +69,14 @@ def test_driver_worker_and_encoder_killed(
             time.sleep(dice.uniform(0, 0.3))
             driver.kill()
             driver.wait()
-            wait_for(lambda: not processes("ray::fetch_task", "ray::column_task"))
+            wait_for(lambda: not two_nodes.processes("ray::fetch_task", "ray::column_task"))
 
         driver = start()
         victims = ["ray::column_task", "ray::ClipEncoderServer"]
         kills = len(moments)
         while driver.poll() is None:
             for victim in list(victims):
-                for process in processes(victim)[:1]:
+                for process in two_nodes.processes(victim)[:1]:
                     try:
                         process.kill()
                     except psutil.NoSuchProcess:
@@ -106,12 +106,12 @@ def test_the_encoders_node_is_lost_while_every_cpu_is_busy(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        wait_for(lambda: len(processes("ray::ClipEncoderServer")) == 2 or driver.poll() is not None)
-        encoders = processes("ray::ClipEncoderServer")
+        wait_for(lambda: len(doomed.processes("ray::ClipEncoderServer")) == 2 or driver.poll() is not None)
+        encoders = doomed.processes("ray::ClipEncoderServer")
         for encoder in encoders:
             encoder.suspend()
-        lost = [encoder for encoder in encoders if is_of(encoder, doomed.nodes["node1"])]
-        wait_for(lambda: len(processes("ray::column_task")) >= 2 or driver.poll() is not None)
+        lost = doomed.processes("ray::ClipEncoderServer", node="node1")
+        wait_for(lambda: len(doomed.processes("ray::column_task")) >= 2 or driver.poll() is not None)
         time.sleep(3)  # both are past their sounds and wait for the encoder
         doomed.kill("node1")
         for encoder in encoders:
@@ -123,11 +123,3 @@ def test_the_encoders_node_is_lost_while_every_cpu_is_busy(
         assert len(server.log()) <= 12 + IN_FLIGHT
     assert live_tars(store) == calm
     assert_whole(store, small_clips)
-
-
-def is_of(process: psutil.Process, node: subprocess.Popen[bytes]) -> bool:
-    """Whether a process belongs to a node (its `ray start` is among its ancestors)."""
-    try:
-        return node.pid in [parent.pid for parent in process.parents()]
-    except psutil.NoSuchProcess:
-        return False

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.video.resnet import VideoResNet
 
+from models.feature_constants import PIXEL_MEAN, PIXEL_STD
 from models.r2plus1d import architecture_of, build_network, load_state
 
-# Of RGB in 0..1; VIDEO.md section 1, and torchvision's presets for video.
-PIXEL_MEAN = (0.43216, 0.394666, 0.37645)
-PIXEL_STD = (0.22803, 0.22145, 0.216989)
 DTYPES: Mapping[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 # torch.cpu.get_capabilities() says by these names whether a CPU has units for an arithmetic.
 CPU_UNITS: Mapping[str, tuple[str, ...]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,54 +10,9 @@ from torch import Tensor, nn
 from torchaudio import transforms
 from torchaudio.functional import amplitude_to_DB
 
+from models.feature_constants import LogMelConfig
+
 WINDOWS: Mapping[str, Callable[..., Tensor]] = {"hann": torch.hann_window, "hamming": torch.hamming_window}
-
-
-@dataclass(frozen=True, slots=True)
-class LogMelConfig:
-    """Every constant that decides the values of the log-mel column; `dataclasses.asdict` of it is the column's spec.
-
-    The defaults are those of the paper's authors and of TALNet. `power` is the exponent applied to the STFT's
-    magnitude before the mel bank: 1 is magnitude, 2 is power. The window is periodic and centred in the `n_fft`.
-
-    Raises:
-        ValueError: the constants contradict each other.
-
-    Source: RECIPE.md section 1 (AudioSetDoneRight, TALNet).
-    """
-
-    sample_rate_hz: int = 16_000
-    samples: int = 160_000
-    n_fft: int = 4096
-    window: str = "hann"
-    window_samples: int = 1024
-    hop_samples: int = 400
-    pad_mode: str = "constant"
-    frames: int = 400
-    power: float = 1.0
-    n_mels: int = 64
-    f_min_hz: float = 0.0
-    f_max_hz: float = 8000.0
-    mel_scale: str = "slaney"
-    mel_norm: str | None = "slaney"
-    floor: float = 1e-10
-    top_db: float = 80.0
-
-    def __post_init__(self) -> None:
-        if self.window not in WINDOWS:
-            raise ValueError(f"window: one of {', '.join(WINDOWS)} expected, got {self.window!r}")
-        if not 0 < self.window_samples <= self.n_fft:
-            raise ValueError(f"window_samples: 1 to n_fft ({self.n_fft}) expected, got {self.window_samples}")
-        if not 0 < self.frames <= 1 + self.samples // self.hop_samples:
-            raise ValueError(
-                f"frames: at most {1 + self.samples // self.hop_samples} come from {self.samples} samples at a hop of "
-                f"{self.hop_samples}, got {self.frames}; lower frames or raise samples"
-            )
-        if not 0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate_hz / 2:
-            raise ValueError(
-                f"mel range: 0 <= f_min_hz < f_max_hz <= {self.sample_rate_hz / 2} expected, "
-                f"got {self.f_min_hz} to {self.f_max_hz}"
-            )
 
 
 class LogMel(nn.Module):

@@ -1,7 +1,7 @@
 """The features that a column can hold: what each needs decoded, and the spec that names it.
 
-To add one, add a builder to `_BUILDERS` (CONTRIBUTING.md, "Add a feature column"). What needs torch is imported where
-it is used: the fetching and decoding processes know columns too, and should not wait seconds for it.
+To add one, add a builder to `_BUILDERS` (CONTRIBUTING.md, "Add a feature column"). Nothing here imports Torch: drivers
+and fetching processes know columns too, and should not wait seconds for it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from models.feature_constants import EMBEDDING_DIMS, PIXEL_MEAN, PIXEL_STD, LogMelConfig
 from pipeline.media import DecodeRules, FrameSpec
 from pipeline.weights import EncoderWeights
 from stores.specs import Spec, canonical_json
 
 CLIP_SECONDS = 10
-ENCODERS = ("r2plus1d_18", "r2plus1d_34", "r2plus1d_152")  # the networks of models/r2plus1d.py
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,6 @@ OptionsFor = Callable[[str], EncoderOptions | None]
 
 
 def _logmel(_: OptionsFor) -> Column:
-    from models.frontend import LogMelConfig
-
     config = LogMelConfig()
     spec = Spec(
         feature="logmel",
@@ -92,9 +90,6 @@ def _encoder(name: str, options_for: OptionsFor) -> Column:
     options = options_for(name)
     if options is None:
         raise ValueError(f"column {name} needs --encoder-weights: ig65m, a file of weights, or random:SEED")
-    from models.clip_encoder import PIXEL_MEAN, PIXEL_STD
-    from models.r2plus1d import architecture_of
-
     constants = {
         "architecture": name,
         "weights": options.weights.to_spec(),
@@ -106,13 +101,13 @@ def _encoder(name: str, options_for: OptionsFor) -> Column:
         "pixel_std": PIXEL_STD,
         "decode": asdict(DecodeRules()),
     }
-    spec = Spec(name, "video", (options.windows, architecture_of(name).dim), "float16", constants)
+    spec = Spec(name, "video", (options.windows, EMBEDDING_DIMS[name]), "float16", constants)
     return Column(spec, frames=options.frames, encoder=options)
 
 
 _BUILDERS: dict[str, Callable[[OptionsFor], Column]] = {
     "logmel": _logmel,
-    **{name: functools.partial(_encoder, name) for name in ENCODERS},
+    **{name: functools.partial(_encoder, name) for name in EMBEDDING_DIMS},
 }
 
 

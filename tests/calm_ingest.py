@@ -15,7 +15,7 @@ from pipeline.loopback import LoopbackServer
 
 SHARDS, THREADS = 2, 2
 OPTIONS = [
-    *("--columns", "logmel,r2plus1d_18", "--encoder-weights", "random:0", "--window-frames", "4", "--fps", "2"),
+    *("--columns", "logmel,r2plus1d_18", "--encoder-weights", "random:0", "--window-frames", "4", "--fps", "1"),
     *("--frame-size", "16", "--shard-size", "3", "--fetch-shards", str(SHARDS), "--fetch-threads", str(THREADS)),
     *("--retry-delay", "0.5"),
 ]

@@ -75,7 +75,7 @@ def quiet(place: Path) -> Path:
     return place / "quiet"
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_any_number_of_ranks_makes_the_same_bits(place: Path, quiet: Path, tmp_path: Path, ranks: int) -> None:
     assert train_on(ranks, options_for(place, tmp_path)) == [0] * ranks
     assert deltas_of(tmp_path) == deltas_of(quiet)

@@ -84,21 +84,23 @@ def test_a_disk_that_is_full_at_any_write(
         assert asked.total() <= len(KEYS) + 5
         if seen < at:  # it went through without the fault: there are no more writes
             break
-        at += 1 if at < 12 else 3
+        at += 3
     assert 20 < at < MOST_STEPS
 
 
-QUICK = ("SlowDown before", "cut after")
+QUICK = (("SlowDown before", 1), ("cut after", 2))
 
 
 @pytest.mark.parametrize(
-    "how", [how if how in QUICK else pytest.param(how, marks=pytest.mark.slow) for how in S3_FAULTS]
+    ("how", "first", "stride"),
+    [(how, first, 3) for how, first in QUICK] + [pytest.param(how, 1, 1, marks=pytest.mark.slow) for how in S3_FAULTS],
 )
 def test_a_bucket_that_fails_at_any_put(
-    shard_media: list[bytes], decoders: Any, calm: dict[str, bytes], how: str
+    shard_media: list[bytes], decoders: Any, calm: dict[str, bytes], how: str, first: int, stride: int
 ) -> None:
+    """In the short form two kinds of fault take turns: each at every third put."""
     with s3_bucket() as options:
-        for at in range(1, MOST_STEPS):
+        for at in range(first, MOST_STEPS, stride):
             bench = Bench(f"s3://bucket/{at}", shard_media, decoders, **options)
             prepare(bench)
             seen = run(bench, failing_bucket(bench.store.storage.fs, at, how))

@@ -203,7 +203,7 @@ def batches(
     return found
 
 
-@pytest.mark.parametrize("where", ["disk", "bucket"])
+@pytest.mark.parametrize("where", ["disk", pytest.param("bucket", marks=pytest.mark.slow)])
 def test_a_training_goes_on_with_its_snapshot_through_ingest_rebuild_and_gc(tmp_path: Path, where: str) -> None:
     with s3_bucket() if where == "bucket" else nullcontext({}) as options:
         uri = "s3://bucket/store" if where == "bucket" else str(tmp_path / "store")

@@ -58,21 +58,21 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 def test_one_two_and_three_ranks_train_the_same_bits(store: str, tmp_path: Path) -> None:
-    options = small_options(store, tmp_path, precision="float64", steps=30, warmup=10, evaluate_every=30)
-    # Three groups: 3, 2 + 1, 1 + 1 + 1. Width and clips are as small as they are so that thirty steps take seconds.
+    options = small_options(store, tmp_path, precision="float64", steps=12, warmup=4, evaluate_every=12)
+    # Three groups: 3, 2 + 1, 1 + 1 + 1. Width and clips are as small as they are so that a dozen steps take seconds.
     options = replace(options, batch_size=3, group_size=1)
     runs = {ranks: replace(options, out=str(tmp_path / str(ranks))) for ranks in (1, 2, 3)}
     for ranks, run in runs.items():
         assert train_on(ranks, run) == [0] * ranks
     alone = losses(tmp_path / "1")
-    assert len(alone) == 30
+    assert len(alone) == 12
     assert alone[-1] < alone[0]  # it learns its noise by heart
     assert_same(tmp_path / "2", tmp_path / "1")
     assert_same(tmp_path / "3", tmp_path / "1")
 
 
 def test_more_ranks_than_groups_train_the_same_bits_in_float32(store: str, tmp_path: Path) -> None:
-    options = small_options(store, tmp_path, precision="float32", steps=10, warmup=5, evaluate_every=10)
+    options = small_options(store, tmp_path, precision="float32", steps=6, warmup=3, evaluate_every=6)
     options = replace(options, batch_size=2, group_size=1, set=("dropout=0.5",))
     train_here(replace(options, out=str(tmp_path / "1")))
     assert train_on(3, replace(options, out=str(tmp_path / "3"))) == [0, 0, 0]

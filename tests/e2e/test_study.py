@@ -38,6 +38,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+# `make demo` runs a whole study too, and the other tests here each of its commands.
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_study_that_is_killed_goes_on_to_its_report(two_nodes: Cluster, place: Path) -> None:
     out = place / "out"

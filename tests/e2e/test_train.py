@@ -15,7 +15,7 @@ from models.ranks import Ranks
 from pipeline.run_folder import BEST, LAST, RunFolder
 from pipeline.training import train
 
-STEPS = 40
+STEPS = 20
 
 
 @pytest.fixture(scope="module")

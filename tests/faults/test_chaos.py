@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from calm_ingest import ingest_arguments
+from calm_ingest import CalmIngest, ingest_arguments
 from chaos import IN_FLIGHT, Chaos, ledger_rows, live_tars, many_clips
 from ray_cluster import cluster, free_port, run_ingest
 from small_clips import SmallClips
@@ -41,8 +41,8 @@ def disturbed(clips: SmallClips, folder: Path, kills: int, seconds: float, calm:
 
 
 @pytest.mark.timeout(900)
-def test_a_few_kills(small_clips: SmallClips, tmp_path: Path) -> None:
-    chaos = disturbed(many_clips(small_clips, tmp_path, 24), tmp_path, 6, 600, None)
+def test_a_few_kills(small_clips: SmallClips, calm_ingest: CalmIngest, tmp_path: Path) -> None:
+    chaos = disturbed(small_clips, tmp_path, 6, 600, calm_ingest.tars)
     assert chaos.kills.total() >= 6 and chaos.checks >= 2  # after the driver's restart and at the end
     assert set(chaos.kills) >= {"raylet", "server", "driver"}
 

@@ -20,15 +20,18 @@ $(STAMP): pyproject.toml infra/constraints.txt
 demo: setup
 	$(BIN)/python pipeline/demo.py --folder demo
 
-# The tests on real clusters mostly wait, so both kinds run beside the others; what they said is shown at the end.
+# Four runs side by side: the tests on real clusters mostly wait. What the others said is shown at the end.
 QUICK := -m "not slow and not gpu"
+HALF := $(sort $(wildcard tests/test_[a-l]*.py))
+REST := $(addprefix --ignore=,tests/e2e tests/faults $(HALF))
 test: setup
-	@logs=$$(mktemp -d) && trap 'kill $$e2e $$faults 2>/dev/null; rm -rf $$logs' EXIT; \
+	@logs=$$(mktemp -d) && trap 'kill $$e2e $$faults $$half 2>/dev/null; rm -rf $$logs' EXIT; \
 	$(BIN)/python -m pytest $(QUICK) tests/e2e >$$logs/e2e 2>&1 & e2e=$$!; \
 	$(BIN)/python -m pytest $(QUICK) tests/faults >$$logs/faults 2>&1 & faults=$$!; \
-	$(BIN)/python -m pytest $(QUICK) --ignore=tests/e2e --ignore=tests/faults; failed=$$?; \
-	wait $$e2e || failed=1; wait $$faults || failed=1; \
-	for suite in e2e faults; do echo "tests/$$suite:"; cat $$logs/$$suite; done; exit $$failed
+	$(BIN)/python -m pytest $(QUICK) $(HALF) >$$logs/half 2>&1 & half=$$!; \
+	$(BIN)/python -m pytest $(QUICK) $(REST); failed=$$?; \
+	wait $$half || failed=1; wait $$e2e || failed=1; wait $$faults || failed=1; \
+	for run in half e2e faults; do echo "$$run:"; cat $$logs/$$run; done; exit $$failed
 
 test-all: setup
 	$(BIN)/python -m pytest

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from stores.specs import Spec, canonical_json, is_column
 from stores.storage import ABSENT, Conflict, Storage, Version
-from stores.tables import PLAN_SCHEMA, from_parquet, summary_of, to_parquet
+from stores.tables import PLAN_SCHEMA, from_parquet, read_columns, summary_of, to_parquet
 
 FORMAT = 1
 DEFAULT_SHARD_SIZE = 512
@@ -178,11 +178,13 @@ class Store:
         """Publishes a split's plan (rows of `PLAN_SCHEMA` in shard order) with its summary."""
         self.storage.publish(self.plan_name(split), to_parquet(plan, PLAN_SCHEMA, summary, PLAN_ROW_GROUP))
 
-    def read_plan(self, split: str) -> tuple[pa.Table, dict[str, Any]]:
-        """A split's plan and summary. Raises StoreError naming the splits there are."""
+    def read_plan(self, split: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
+        """A split's plan, or some columns of it, and its summary. Raises StoreError naming the splits there are."""
         data, _ = self.storage.read_versioned(self.plan_name(split))
         if data is None:
             raise StoreError(f"no split {split!r} in {self.storage.uri}; it has: {', '.join(self.splits()) or 'none'}")
+        if columns is not None:
+            return read_columns(data, self.plan_name(split), columns)
         return from_parquet(data, self.plan_name(split), PLAN_SCHEMA)
 
     def plan_summary(self, split: str) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from stores.layout import Store, StoreError
 from stores.ledger import FETCHED, LedgerRow, read_ledger
 from stores.manifest import read_manifest
-from stores.plans import labels_digests
+from stores.plans import LABELLED, labels_digests
 from stores.spool import Spool
 from stores.survey import ShardState, read_states
 
@@ -53,7 +53,7 @@ def plan_rebuild(
     require_shards(store, splits or store.splits(), shards or ())
     specs = [store.read_spec(column) for column in columns or store.columns()]
     for split in splits or store.splits():
-        plan, _ = store.read_plan(split)
+        plan, _ = store.read_plan(split, LABELLED)
         size = store.config.shard_size
         states = [
             ShardState(split, shard, min(size, len(plan) - shard * size), digest)

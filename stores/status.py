@@ -12,7 +12,7 @@ from typing import Any
 from stores.layout import FORMAT, Store
 from stores.ledger import FAILED, FETCHED, PENDING
 from stores.manifest import CRASHED, OK, UNDECODABLE
-from stores.plans import labels_digests
+from stores.plans import LABELLED, labels_digests
 from stores.specs import Spec
 from stores.spool import Spool
 from stores.storage import StorageError
@@ -150,7 +150,7 @@ def _egresses(store: Store) -> tuple[EgressStatus, ...]:
 
 
 def _planned_states(store: Store, split: str) -> list[ShardState]:
-    plan, _ = store.read_plan(split)
+    plan, _ = store.read_plan(split, LABELLED)
     size = store.config.shard_size
     return [
         ShardState(split, shard, min(size, len(plan) - shard * size), digest)

@@ -25,6 +25,7 @@ ENVIRONMENT = {
     # Without it Ray turns authentication on by itself wherever some earlier Ray left a token file.
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_WAIT_POLICY": "passive",  # an encoder's threads do not spin on cores that other tests need
 }
 
 
@@ -42,9 +43,10 @@ def _end_with_parent() -> None:
 
 @dataclass
 class Cluster:
-    """A head and further nodes, each a `ray start --block` with its own process group."""
+    """A head and further nodes, each a `ray start --block` with its own process group; jobs need the dashboard."""
 
     folder: Path
+    dashboard: bool = True
     port: int = field(default_factory=free_port)
     dashboard_port: int = field(default_factory=free_port)
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Cluster:
         command += ["--metrics-export-port", str(self.metrics_ports[name]), "--node-name", name]
         if not self.nodes:
             command += ["--head", "--port", str(self.port), "--dashboard-port", str(self.dashboard_port)]
-            command += ["--include-dashboard", "true", "--temp-dir", str(self.folder)]
+            command += ["--include-dashboard", str(self.dashboard).lower(), "--temp-dir", str(self.folder)]
             command += ["--ray-client-server-port", str(free_port())]
         else:
             command += ["--address", self.address]
@@ -132,11 +134,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(*cpus: int) -> Iterator[Cluster]:
+def cluster(*cpus: int, dashboard: bool = True) -> Iterator[Cluster]:
     """A running cluster with a node per number of CPUs; the first is the head."""
     # Not pytest's folder: Ray's socket paths below it would be longer than a socket's may be.
     with tempfile.TemporaryDirectory(prefix="avr", dir="/tmp", ignore_cleanup_errors=True) as root:
-        running = Cluster(Path(root, "ray"))
+        running = Cluster(Path(root, "ray"), dashboard)
         try:
             for i, count in enumerate(cpus):
                 running.start(f"node{i}", count)

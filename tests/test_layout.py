@@ -55,6 +55,7 @@ def test_plans_and_specs_come_back_and_what_is_not_there_is_listed(tmp_path: Pat
     }
     plan = pa.Table.from_pylist([row], PLAN_SCHEMA)
     store.write_plan("eval", plan, {"csv_sha256": "x", "segments": 1})
+    assert store.read_plan("eval", ("key", "labels"))[0].column_names == ["key", "labels"]
     table, summary = store.read_plan("eval")
     assert table.to_pylist() == [row]
     assert summary == {"csv_sha256": "x", "segments": 1} == store.plan_summary("eval")

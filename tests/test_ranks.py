@@ -100,7 +100,8 @@ def test_three_processes_add_gather_and_notice_a_loss(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training_runs"])  # the imports are made once
     processes = [context.Process(target=work, args=(rank, port, str(tmp_path), 2)) for rank in range(3)]
     for process in processes:
         process.start()

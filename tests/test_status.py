@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -163,3 +165,12 @@ def test_egresses_are_those_of_the_journals(tmp_path: Path) -> None:
         EgressStatus("http_b", None, 0.0),
         EgressStatus("youtube_a", "1970-01-01T01:00:00+00:00", 24.5),
     )
+
+
+def test_it_takes_no_import_that_it_does_not_need(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    code = (
+        f"import sys; from stores.__main__ import main; main(['status', {str(tmp_path)!r}]); "
+        "sys.exit(bool({'pandas', 'torch', 'ray', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

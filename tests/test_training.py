@@ -71,6 +71,7 @@ def test_one_two_and_three_ranks_train_the_same_bits(store: str, tmp_path: Path)
     assert_same(tmp_path / "3", tmp_path / "1")
 
 
+@pytest.mark.slow  # tests/e2e/test_train.py compares float32 too
 def test_more_ranks_than_groups_train_the_same_bits_in_float32(store: str, tmp_path: Path) -> None:
     options = small_options(store, tmp_path, precision="float32", steps=6, warmup=3, evaluate_every=6)
     options = replace(options, batch_size=2, group_size=1, set=("dropout=0.5",))

@@ -21,7 +21,7 @@ SEED = 20261123
 
 def disturbed(clips: SmallClips, folder: Path, kills: int, seconds: float, calm: dict[str, str] | None) -> Chaos:
     """An ingest under chaos, and whether it ended as if nothing had happened; `calm` are another's tars, if known."""
-    with cluster(1, 1) as running:
+    with cluster(1, 1, dashboard=False) as running:
         port = free_port()
         with LoopbackServer(clips.media, port=port) as server:
             words = ingest_arguments(clips, server, folder / "store")

@@ -97,7 +97,7 @@ def test_the_encoders_node_is_lost_while_every_cpu_is_busy(
     small_clips: SmallClips, calm: dict[str, str], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    with cluster(1, 1) as doomed, LoopbackServer(small_clips.media) as server:
+    with cluster(1, 1, dashboard=False) as doomed, LoopbackServer(small_clips.media) as server:
         # Two actors on two nodes: one of them is on the node that goes. Both are held still, so that the tasks that
         # wait for them fill the CPUs and stay there.
         driver = subprocess.Popen(

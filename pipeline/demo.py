@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from models.metrics import evaluate
 from pipeline.demo_media import SPECIAL, DemoDataset, make_demo_dataset
 from pipeline.demo_scenes import CLASSES
 from pipeline.loopback import LoopbackServer, Route
+from pipeline.summary import EXIT_INTERRUPTED, interrupt_on_sigterm
 from stores.scores import read_scores
 from stores.storage import Storage
 
@@ -27,6 +29,7 @@ SMALL = ["--encoder-weights", "random:0", "--window-frames", "8", "--fps", "8", 
 SMALL += ["--encoder-dtype", "float32"]  # a CPU without bfloat16 units takes longer for bfloat16
 SMALL += ["--shard-size", "16"]
 COLUMNS = "logmel,r2plus1d_18"
+GRACE_S = 2.0
 
 
 def main() -> int:
@@ -36,6 +39,7 @@ def main() -> int:
     folder: Path = parser.parse_args().folder.resolve()
     console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
+    interrupt_on_sigterm()
 
     console.rule("1. A small AudioSet: real H.264/AAC files, lists in AudioSet's form")
     dataset = make_demo_dataset(folder / "dataset")
@@ -142,8 +146,18 @@ def run(console: Console, command: Sequence[str]) -> int:
     """Shows a command and runs it."""
     shown = ["python" if part == sys.executable else part for part in command]
     console.print(f"[bold]$ {' '.join(shown)}[/bold]", markup=True)
-    return subprocess.run(command, check=False).returncode
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # whoever stops the demo stops its job; Ctrl-C reached both
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+            process.terminate()
+            raise
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)

@@ -12,18 +12,30 @@ import tyro
 from rich.console import Console
 
 from pipeline.audioset import resolve_segments
-from pipeline.classes import read_class_list
+from pipeline.classes import ClassList, read_class_list
 from pipeline.clip import FetchOptions
 from pipeline.columns import build_columns
 from pipeline.engine import IngestRun, run_to_end
 from pipeline.fetch import open_source
 from pipeline.http_session import load_cookies
 from pipeline.options import IngestOptions, absolute_paths
-from pipeline.segments import read_segments
+from pipeline.segments import SegmentTable, read_segments
 from pipeline.splits import plan_split
 from pipeline.summary import EXIT_USAGE, interrupt_on_sigterm
 from stores.layout import Store
 from stores.storage import StorageError
+
+
+def read_lists(options: IngestOptions, classes: ClassList, console: Console) -> list[tuple[str, SegmentTable]]:
+    """The lists of segments by the splits that they become. Raises ValueError for one that cannot be read."""
+    tables = []
+    for argument in options.segments:
+        listed = resolve_segments(argument)
+        table = read_segments(listed.path, classes, options.skip_bad_rows)
+        if table.bad_rows.total:
+            console.print(f"{listed.path}: left out {table.bad_rows}", soft_wrap=True)
+        tables.append((listed.split, table))
+    return tables
 
 
 def main() -> int:
@@ -40,15 +52,10 @@ def main() -> int:
             open_source(options.source, FetchOptions()).close()  # a folder that is not there is found before all else
         for cookies in {options.cookies, *(egress.cookies for egress in options.egress_list)} - {None}:
             load_cookies(str(cookies))
-        tables = []
-        for argument in options.segments:
-            listed = resolve_segments(argument)
-            table = read_segments(listed.path, classes, options.skip_bad_rows)
-            if table.bad_rows.total:
-                console.print(f"{listed.path}: left out {table.bad_rows}", soft_wrap=True)
-            tables.append((listed.split, table))
+        tables = read_lists(options, classes, console)
         store = Store.open_or_create(options.store, options.shard_size, options.seed)
         splits = [plan_split(store, split, table, classes) for split, table in tables]
+        del tables  # as large as the plans, and a run takes weeks
         for column in columns:
             store.write_spec(column.spec)
         run = IngestRun(options, store, splits, columns, console)

@@ -71,13 +71,19 @@ def plan_split(store: Store, name: str, listed: SegmentTable, classes: ClassList
         # A summary is compared as JSON: that is what it was stored as.
         if before != json.loads(json.dumps(summary)):
             _replace_labels(store, name, stored, plan, summary)
-    return Split(name, plan, shard_count(plan), labels_digests(plan, size))
+    return _split(name, plan, size)
 
 
 def stored_split(store: Store, name: str) -> Split:
     """A split as it is planned. Raises StoreError naming the splits there are."""
     plan, _ = store.read_plan(name)
-    return Split(name, plan, shard_count(plan), labels_digests(plan, store.config.shard_size))
+    return _split(name, plan, store.config.shard_size)
+
+
+def _split(name: str, plan: pa.Table, size: int) -> Split:
+    found = Split(name, plan, shard_count(plan), labels_digests(plan, size))
+    pa.default_memory_pool().release_unused()  # the digests of two million rows took 200 MB, and a run takes weeks
+    return found
 
 
 def _replace_labels(store: Store, name: str, stored: pa.Table, plan: pa.Table, summary: dict[str, object]) -> None:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 _COLUMN = re.compile(r"^[a-z0-9_]+-[0-9a-f]{8}$")
@@ -51,12 +52,12 @@ class Spec:
             }
         )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """First 8 hex digits of the canonical JSON's sha256."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
 
-    @property
+    @cached_property
     def column(self) -> str:
         """The column's name in the store: `<feature>-<digest>`."""
         return f"{self.feature}-{self.digest}"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.politeness import DAY, Closed, Gate, Limits, State, Turn, choose, sensible
+from stores.layout import EGRESSES
 from stores.storage import Storage, StorageError
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "egress"
 AHEAD_S = 5.0
 
 
@@ -143,14 +143,14 @@ class Gatekeeper:
             journal["paced_until"] = max(journal["paced_until"], now + AHEAD_S)
         self._written[place] = journal["paced_until"]
         try:
-            self._stores[self._store].publish(f"{FOLDER}/{gate.name}.json", json.dumps(journal).encode())
+            self._stores[self._store].publish(f"{EGRESSES}/{gate.name}.json", json.dumps(journal).encode())
         except StorageError as error:  # the budget is kept meanwhile; only a restart now would not know of it
             logger.warning("%s: what it has spent cannot be written down: %s", gate.name, error)
 
 
 def _read(storage: Storage, name: str) -> dict[str, Any]:
     try:
-        data, _ = storage.read_versioned(f"{FOLDER}/{name}.json")
+        data, _ = storage.read_versioned(f"{EGRESSES}/{name}.json")
         found = json.loads(data) if data else {}
     except (StorageError, ValueError, RecursionError) as error:
         logger.warning("%s: what it has spent cannot be read: %s", name, error)

@@ -80,9 +80,7 @@ def export(
         files, clips, size = _write_shards(target, split, samples, clips_per_shard)
     folders = [store.column_folder(name, split) for name in names] or [store.media_folder(split)]
     computed = min(sum(name.endswith(".parquet") for name in store.sizes(folder)) for folder in folders)
-    plan = store.plan_summary(split)
-    assert plan is not None  # splits are required to be planned
-    return Exported(files, clips, size, samples.missing, computed, -(-plan["segments"] // store.config.shard_size))
+    return Exported(files, clips, size, samples.missing, computed, store.shard_count(split))
 
 
 class _Samples:

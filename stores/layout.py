@@ -34,6 +34,7 @@ LARGEST_SHARD = 100_000
 DEFAULT_SEED = 0
 PLAN_ROW_GROUP = 65_536
 FORGOTTEN = "forgotten.json"
+EGRESSES = "egress"
 _SPLIT = re.compile(r"^[a-z0-9][a-z0-9_]{0,63}$")
 
 
@@ -182,7 +183,7 @@ class Store:
         """A split's plan, or some columns of it, and its summary. Raises StoreError naming the splits there are."""
         data, _ = self.storage.read_versioned(self.plan_name(split))
         if data is None:
-            raise StoreError(f"no split {split!r} in {self.storage.uri}; it has: {', '.join(self.splits()) or 'none'}")
+            raise self._no_split(split)
         if columns is not None:
             return read_columns(data, self.plan_name(split), columns)
         return from_parquet(data, self.plan_name(split), PLAN_SCHEMA)
@@ -192,12 +193,22 @@ class Store:
         data, _ = self.storage.read_versioned(self.plan_name(split))
         return None if data is None else summary_of(data, self.plan_name(split))
 
+    def shard_count(self, split: str) -> int:
+        """How many shards a split is planned in. Raises StoreError naming the splits there are."""
+        summary = self.plan_summary(split)
+        if summary is None:
+            raise self._no_split(split)
+        return -(-int(summary["segments"]) // self.config.shard_size)
+
     def require_splits(self, *names: str) -> None:
         """Checks that splits are planned. Raises StoreError naming the one that is not, and the splits there are."""
         there = self.splits()
         for name in names:
             if name not in there:
                 raise StoreError(f"{self.storage.uri} has no split {name}; it has: {', '.join(there) or 'none'}")
+
+    def _no_split(self, split: str) -> StoreError:
+        return StoreError(f"no split {split!r} in {self.storage.uri}; it has: {', '.join(self.splits()) or 'none'}")
 
     def write_spec(self, spec: Spec) -> None:
         """Publishes a column's spec; one that is there changes nothing, a damaged one is restored."""

@@ -50,9 +50,10 @@ def plan_rebuild(
         StorageError: a plan, ledger or manifest cannot be read.
     """
     store.require_splits(*splits)
-    require_shards(store, splits or store.splits(), shards or ())
+    chosen = splits or store.splits()
+    require_shards(store, chosen, shards or ())
     specs = [store.read_spec(column) for column in columns or store.columns()]
-    for split in splits or store.splits():
+    for split in chosen:
         plan, _ = store.read_plan(split, LABELLED)
         size = store.config.shard_size
         states = [
@@ -101,14 +102,11 @@ def require_shards(store: Store, splits: Sequence[str], shards: Sequence[int]) -
     """Checks that each shard is one of some split. Raises StoreError naming the first that is not."""
     if not shards:
         return
-    counts = {
-        split: -(-(store.plan_summary(split) or {"segments": 0})["segments"] // store.config.shard_size)
-        for split in splits
-    }
-    if max(shards) >= max(counts.values(), default=0):
+    counts = {split: store.shard_count(split) for split in splits}
+    beyond = [shard for shard in shards if shard >= max(counts.values(), default=0)]
+    if beyond:
         there = ", ".join(f"{split} has {count:,}" for split, count in counts.items()) or "nothing is planned"
-        first = next(shard for shard in shards if shard >= max(counts.values(), default=0))
-        raise StoreError(f"no shard {first} (they count from 0): {there}")
+        raise StoreError(f"no shard {beyond[0]} (they count from 0): {there}")
 
 
 def parse_shards(text: str) -> list[int]:

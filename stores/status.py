@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from stores.layout import FORMAT, Store
+from stores.layout import EGRESSES, FORMAT, Store
 from stores.ledger import FAILED, FETCHED, PENDING
 from stores.manifest import CRASHED, OK, UNDECODABLE
 from stores.plans import LABELLED, labels_digests
@@ -18,7 +18,6 @@ from stores.spool import Spool
 from stores.storage import StorageError
 from stores.survey import ShardState, read_all, read_states
 
-EGRESSES = "egress"
 AT_ONCE = datetime.fromtimestamp(0, UTC).isoformat()  # what a ledger says of clips that wait for nothing
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from gate_doors import Clock
 
-from pipeline.gatekeeper import AHEAD_S, FOLDER, Answer, Gatekeeper
+from pipeline.gatekeeper import AHEAD_S, Answer, Gatekeeper
 from pipeline.politeness import Limits
+from stores.layout import EGRESSES
 from stores.storage import Storage, StorageError
 
 BUDGET = Limits(3600, jitter=0.0)
@@ -23,7 +24,7 @@ def keeper(clock: Clock, store: Path, *names: str, limits: Limits = BUDGET) -> G
 
 
 def journal(store: Path, name: str = "home") -> dict[str, float]:
-    return json.loads((store / FOLDER / f"{name}.json").read_text())
+    return json.loads((store / EGRESSES / f"{name}.json").read_text())
 
 
 def test_turns_are_given_in_seconds_from_now(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_the_breaker_is_written_down_at_once_also_without_a_budget(tmp_path: Pat
     clock = Clock()
     one = keeper(clock, tmp_path, limits=Limits(jitter=0.0))
     one.take(["home"])
-    assert not (tmp_path / FOLDER).exists()
+    assert not (tmp_path / EGRESSES).exists()
     one.throttled("home", 500.0)
     assert journal(tmp_path)["opened_until"] == clock.now + 500
     again = keeper(clock, tmp_path, limits=Limits(jitter=0.0))
@@ -101,15 +102,15 @@ def test_a_store_that_is_gone_is_not_made_again_by_another_jobs_turns(tmp_path: 
     one = keeper(Clock(), tmp_path / "a")
     one.enter(str(tmp_path / "b"), {"home": BUDGET})
     one.take(["home"])
-    assert (tmp_path / "b" / FOLDER).exists() and not (tmp_path / "a" / FOLDER).exists()
+    assert (tmp_path / "b" / EGRESSES).exists() and not (tmp_path / "a" / EGRESSES).exists()
 
 
 def test_a_journal_that_is_rubbish_or_out_of_reach_stops_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / FOLDER).mkdir()
+    (tmp_path / EGRESSES).mkdir()
     for text in ("{", "[1]", '{"paced_until": "soon"}'):
-        (tmp_path / FOLDER / "home.json").write_text(text)
+        (tmp_path / EGRESSES / "home.json").write_text(text)
         assert keeper(Clock(), tmp_path).take(["home"]).egress == "home"
 
     def fail(*_: object, **__: object) -> None:

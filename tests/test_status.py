@@ -25,8 +25,7 @@ from store_factory import (
     plan_store,
 )
 
-from pipeline.gatekeeper import FOLDER
-from stores.layout import Store
+from stores.layout import EGRESSES, Store
 from stores.ledger import LedgerRow
 from stores.specs import Spec
 from stores.spool import Spool
@@ -160,7 +159,7 @@ def test_egresses_are_those_of_the_journals(tmp_path: Path) -> None:
     journals = {"youtube_a": b'{"opened_until": 3600.0, "learnt_gap_s": 24.5}', "http_b": b"{}"}
     journals |= {"http_c": b"no json", "http_d": b"[]", "http_e": b'{"opened_until": 1e300}'}
     for name, data in journals.items():
-        store.storage.publish(f"{FOLDER}/{name}.json", data)
+        store.storage.publish(f"{EGRESSES}/{name}.json", data)
     assert store_status(store).egresses == (
         EgressStatus("http_b", None, 0.0),
         EgressStatus("youtube_a", "1970-01-01T01:00:00+00:00", 24.5),

@@ -29,7 +29,7 @@ SMALL = ["--encoder-weights", "random:0", "--window-frames", "8", "--fps", "8", 
 SMALL += ["--encoder-dtype", "float32"]  # a CPU without bfloat16 units takes longer for bfloat16
 SMALL += ["--shard-size", "16"]
 COLUMNS = "logmel,r2plus1d_18"
-GRACE_S = 2.0
+GRACE_S, LEAVE_S = 2.0, 10.0  # for a job that was interrupted; for one that was then told to end
 
 
 def main() -> int:
@@ -153,6 +153,11 @@ def run(console: Console, command: Sequence[str]) -> int:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_S)
             process.terminate()
+            try:  # Popen's own end does not wait for what was interrupted
+                process.wait(LEAVE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             raise
 
 

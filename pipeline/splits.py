@@ -12,7 +12,7 @@ from pipeline.classes import ClassList
 from pipeline.plan import make_plan, plan_segments, shard_count
 from pipeline.segments import Segment, SegmentTable
 from stores.layout import FORMAT, Store, StoreError
-from stores.plans import labels_digests
+from stores.plans import DIGESTS, digests_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +60,11 @@ def plan_split(store: Store, name: str, listed: SegmentTable, classes: ClassList
     }
     plan = make_plan(listed.table, seed, size)
     if store.plan_summary(name) is None:
-        store.write_plan(name, plan, summary)
+        digests = store.write_plan(name, plan, summary)
     else:
         stored, before = store.read_plan(name)
+        digests = digests_of(stored, before, size)
+        before.pop(DIGESTS, None)
         if (before["seed"], before["shard_size"]) != (seed, size):
             raise StoreError(
                 f"split {name!r} of {store.storage.uri} was planned with seed {before['seed']} and shards of "
@@ -70,23 +72,24 @@ def plan_split(store: Store, name: str, listed: SegmentTable, classes: ClassList
             )
         # A summary is compared as JSON: that is what it was stored as.
         if before != json.loads(json.dumps(summary)):
-            _replace_labels(store, name, stored, plan, summary)
-    return _split(name, plan, size)
+            digests = _replace_labels(store, name, stored, plan, summary)
+    return _split(name, plan, digests)
 
 
 def stored_split(store: Store, name: str) -> Split:
     """A split as it is planned. Raises StoreError naming the splits there are."""
-    plan, _ = store.read_plan(name)
-    return _split(name, plan, store.config.shard_size)
+    plan, summary = store.read_plan(name)
+    return _split(name, plan, digests_of(plan, summary, store.config.shard_size))
 
 
-def _split(name: str, plan: pa.Table, size: int) -> Split:
-    found = Split(name, plan, shard_count(plan), labels_digests(plan, size))
+def _split(name: str, plan: pa.Table, digests: tuple[str, ...]) -> Split:
     pa.default_memory_pool().release_unused()  # the digests of two million rows took 200 MB, and a run takes weeks
-    return found
+    return Split(name, plan, shard_count(plan), digests)
 
 
-def _replace_labels(store: Store, name: str, stored: pa.Table, plan: pa.Table, summary: dict[str, object]) -> None:
+def _replace_labels(
+    store: Store, name: str, stored: pa.Table, plan: pa.Table, summary: dict[str, object]
+) -> tuple[str, ...]:
     same = all(stored.column(c).to_pylist() == plan.column(c).to_pylist() for c in ("key", "start_ms", "end_ms"))
     if not same:
         raise StoreError(
@@ -94,4 +97,4 @@ def _replace_labels(store: Store, name: str, stored: pa.Table, plan: pa.Table, s
             "here): give this list another name with --segments OTHER=PATH, or use another store"
         )
     logger.info("split %s: same segments, another list or other labels: the plan is replaced", name)
-    store.write_plan(name, plan, summary)
+    return store.write_plan(name, plan, summary)

@@ -16,10 +16,9 @@ from typing import Any
 from stores.layout import Store
 from stores.ledger import FETCHED, read_ledger
 from stores.manifest import is_current
-from stores.plans import LABELLED, labels_digests
 from stores.spool import Spool
 from stores.storage import SCRATCH, Entry, StorageError, is_scratch
-from stores.survey import read_all
+from stores.survey import planned_states, read_all
 from stores.tables import summary_of
 
 logger = logging.getLogger(__name__)
@@ -131,7 +130,7 @@ def _spooled(store: Store, split: str) -> Iterator[Garbage]:
     shards = [int(name) for name in (folder.rsplit("/", 1)[1] for folder in folders) if name.isdigit()]
     if not shards:
         return
-    digests = labels_digests(store.read_plan(split, LABELLED)[0], store.config.shard_size)
+    digests = [state.labels for state in planned_states(store, split)]
     for shard in shards:
         try:
             ledger = read_ledger(store, split, shard)

@@ -24,6 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from stores.plans import DIGESTS, labels_digests
 from stores.specs import Spec, canonical_json, is_column
 from stores.storage import ABSENT, Conflict, Storage, Version
 from stores.tables import PLAN_SCHEMA, from_parquet, read_columns, summary_of, to_parquet
@@ -175,9 +176,13 @@ class Store:
 
     # ---------------------------------------------------------------- plans and specs
 
-    def write_plan(self, split: str, plan: pa.Table, summary: dict[str, Any]) -> None:
-        """Publishes a split's plan (rows of `PLAN_SCHEMA` in shard order) with its summary."""
-        self.storage.publish(self.plan_name(split), to_parquet(plan, PLAN_SCHEMA, summary, PLAN_ROW_GROUP))
+    def write_plan(self, split: str, plan: pa.Table, summary: dict[str, Any]) -> tuple[str, ...]:
+        """Publishes a split's plan (rows of `PLAN_SCHEMA` in shard order) with its summary, and its labels' digests in
+        that, so that nobody has to read two million rows to tell what is stale. Returns the digests, by shard."""
+        digests = labels_digests(plan, self.config.shard_size)
+        data = to_parquet(plan, PLAN_SCHEMA, {**summary, DIGESTS: digests}, PLAN_ROW_GROUP)
+        self.storage.publish(self.plan_name(split), data)
+        return digests
 
     def read_plan(self, split: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
         """A split's plan, or some columns of it, and its summary. Raises StoreError naming the splits there are."""

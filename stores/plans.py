@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 LABELLED = ("key", "mids", "labels")  # the columns of a plan that the digests are of
+DIGESTS = "labels_sha256"  # where a plan's summary has them
 # A comma and a space, from their bytes: made of Python's texts, they would cost an import of pandas, half a second.
 _SIGNS = pa.StringArray.from_buffers(2, pa.py_buffer(bytes([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0])), pa.py_buffer(b", "))
 
@@ -25,6 +26,11 @@ def labels_digests(plan: pa.Table, shard_size: int) -> tuple[str, ...]:
         text = "\n".join(lines.slice(start, shard_size).to_pylist())
         digests.append(hashlib.sha256(text.encode()).hexdigest())
     return tuple(digests)
+
+
+def digests_of(plan: pa.Table, summary: dict[str, Any], shard_size: int) -> tuple[str, ...]:
+    """A stored plan's digests, as its summary has them; computed where it was written before summaries had them."""
+    return tuple(summary[DIGESTS]) if DIGESTS in summary else labels_digests(plan, shard_size)
 
 
 def class_names(summary: dict[str, Any]) -> list[tuple[str, str]]:

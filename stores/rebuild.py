@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from stores.layout import Store, StoreError
 from stores.ledger import FETCHED, LedgerRow, read_ledger
 from stores.manifest import read_manifest
-from stores.plans import LABELLED, labels_digests
 from stores.spool import Spool
-from stores.survey import ShardState, read_states
+from stores.survey import ShardState, planned_states, read_states
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,7 @@ def plan_rebuild(
     require_shards(store, chosen, shards or ())
     specs = [store.read_spec(column) for column in columns or store.columns()]
     for split in chosen:
-        plan, _ = store.read_plan(split, LABELLED)
-        size = store.config.shard_size
-        states = [
-            ShardState(split, shard, min(size, len(plan) - shard * size), digest)
-            for shard, digest in enumerate(labels_digests(plan, size))
-            if shards is None or shard in shards
-        ]
+        states = [state for state in planned_states(store, split) if shards is None or state.shard in shards]
         sizes = read_states(store, states, [spec.column for spec in specs])
         for state in states:
             stale = [spec for spec in specs if state.ledger and not state.is_current(spec.column, spec.digest)]

@@ -12,11 +12,10 @@ from typing import Any
 from stores.layout import EGRESSES, FORMAT, Store
 from stores.ledger import FAILED, FETCHED, PENDING
 from stores.manifest import CRASHED, OK, UNDECODABLE
-from stores.plans import LABELLED, labels_digests
 from stores.specs import Spec
 from stores.spool import Spool
 from stores.storage import StorageError
-from stores.survey import ShardState, read_all, read_states
+from stores.survey import ShardState, planned_states, read_all, read_states
 
 AT_ONCE = datetime.fromtimestamp(0, UTC).isoformat()  # what a ledger says of clips that wait for nothing
 
@@ -123,7 +122,7 @@ def store_status(store: Store) -> StoreStatus:
     splits: list[SplitStatus] = []
     columns: list[ColumnStatus] = []
     for split in store.splits():
-        states = _planned_states(store, split)
+        states = planned_states(store, split)
         sizes = read_states(store, states, [spec.column for spec in specs])
         splits.append(_split_status(store, split, states, sizes))
         columns += [_column_status(store, spec, split, states, sizes) for spec in specs]
@@ -146,15 +145,6 @@ def _egresses(store: Store) -> tuple[EgressStatus, ...]:
             continue
         found.append(EgressStatus(entry.name.rsplit("/", 1)[1].removesuffix(".json"), until, gap))
     return tuple(found)
-
-
-def _planned_states(store: Store, split: str) -> list[ShardState]:
-    plan, _ = store.read_plan(split, LABELLED)
-    size = store.config.shard_size
-    return [
-        ShardState(split, shard, min(size, len(plan) - shard * size), digest)
-        for shard, digest in enumerate(labels_digests(plan, size))
-    ]
 
 
 def _split_status(store: Store, split: str, states: Sequence[ShardState], sizes: dict[str, int]) -> SplitStatus:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from stores.layout import Store, StoreError
 from stores.manifest import is_current
+from stores.plans import DIGESTS, LABELLED, labels_digests
+from stores.storage import StorageError
 from stores.tables import summary_of
 
 READERS = 16  # small objects read at once; on object stores each costs a round trip
@@ -42,6 +44,25 @@ class ShardState:
     def is_current(self, column: str, spec_digest: str) -> bool:
         """Whether the column's shard is there and up to date with the ledger and the plan."""
         return column not in self.lost and is_current(self.manifests.get(column), self.ledger, spec_digest, self.labels)
+
+
+def planned_states(store: Store, split: str) -> list[ShardState]:
+    """Every shard of a split as it is planned, in order, nothing of it read yet: from the plan's footer alone.
+
+    Raises:
+        StoreError: the split is not planned.
+        StorageError: its plan cannot be read.
+    """
+    store.require_splits(split)
+    summary, size = store.plan_summary(split) or {}, store.config.shard_size
+    if DIGESTS in summary:
+        clips, digests = int(summary["segments"]), tuple(summary[DIGESTS])
+    else:  # written before summaries had them
+        plan, _ = store.read_plan(split, LABELLED)
+        clips, digests = len(plan), labels_digests(plan, size)
+    if len(digests) != -(-clips // size):
+        raise StorageError(f"{store.plan_name(split)}: {len(digests)} digests for {clips} clips in shards of {size}")
+    return [ShardState(split, n, min(size, clips - n * size), digest) for n, digest in enumerate(digests)]
 
 
 def read_states(store: Store, states: Sequence[ShardState], columns: Sequence[str]) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from stores.layout import Store, StoreError
 from stores.ledger import Ledger, read_ledger
 from stores.manifest import OK, read_manifest
-from stores.plans import class_names, labels_digests
+from stores.plans import class_names, digests_of, labels_digests
 from stores.specs import Spec
 from stores.storage import StorageError
 from stores.verify_tables import PlannedShard, check_ledger, check_manifest, check_plan, check_planned_shard
@@ -114,7 +114,10 @@ def _check_split(store: Store, split: str, specs: Sequence[Spec]) -> tuple[_Plan
         checked.problems += check_plan(name, plan, summary)
         size = store.config.shard_size
         classes = {mid: index for index, (mid, _) in enumerate(class_names(summary))}
-        planned = _PlannedSplit(split, plan, size, labels_digests(plan, size), classes)
+        digests = labels_digests(plan, size)
+        if digests_of(plan, summary, size) != digests:
+            checked.problems.append(Problem(name, "the digests of its rows' labels in its footer", "others"))
+        planned = _PlannedSplit(split, plan, size, digests, classes)
         checked.problems += _unplanned(store, split, len(planned.digests), specs)
     return planned, checked
 

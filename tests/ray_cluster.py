@@ -72,6 +72,7 @@ class Cluster:
 
     def _start(self, name: str, cpus: int) -> None:
         command = [str(BIN / "ray"), "start", "--block", "--num-cpus", str(cpus), "--object-store-memory", "500000000"]
+        command += ["--include-log-monitor", "false"]  # it polls; no test reads what workers print
         for flag in ("agent-listen", "agent-grpc"):
             command += [f"--dashboard-{flag}-port", str(free_port())]
         self.metrics_ports[name] = free_port()

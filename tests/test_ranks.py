@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from training_runs import PRELOAD
 
 from models.ranks import PeerLost, Ranks
 
@@ -101,7 +102,7 @@ def test_three_processes_add_gather_and_notice_a_loss(tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training_runs"])  # the imports are made once
+    context.set_forkserver_preload(PRELOAD)
     processes = [context.Process(target=work, args=(rank, port, str(tmp_path), 2)) for rank in range(3)]
     for process in processes:
         process.start()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,15 +19,23 @@ from attacks.perturbation import Spec
 SPEC = Spec("projected", "2", "clip", "bce", 0, Mask(), 0.3)
 
 
-def small(root: Path, draws: int = 20) -> StudyFolder:
-    study = StudyFolder(root, ("csn",), (0, 1))
+@functools.cache
+def _made(draws: int) -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="avlens-study-")
+    study = StudyFolder(Path(folder.name), ("csn",), (0, 1))
     for run, model, _ in study.runs():
         study.train(run, model)
         study.attack(run, model, specs=[SPEC])
         summary = study._evaluation([(run, model)], [run], "eval", draws)
         study._summary(f"evaluations/{run}", summary, ["python"], f"evaluate {run}")
     study.write_commands()
-    return study
+    return folder
+
+
+def small(root: Path, draws: int = 20) -> StudyFolder:
+    """A study of two runs with an attack each, made once and copied."""
+    shutil.copytree(_made(draws).name, root, dirs_exist_ok=True)
+    return StudyFolder(root, ("csn",), (0, 1))
 
 
 def said(root: Path) -> str:

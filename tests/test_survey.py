@@ -13,12 +13,12 @@ from store_factory import LOGMEL, SPLIT, VIDEO, commit_column, commit_media, mak
 from stores.layout import Store, StoreError
 from stores.plans import labels_digests
 from stores.storage import StorageError
-from stores.survey import ShardState, live_tars, read_all, read_states
+from stores.survey import ShardState, live_tars, planned_states, read_all, read_states
+from stores.tables import PLAN_SCHEMA, to_parquet
 
 
 def states(store: Store) -> list[ShardState]:
-    digests = labels_digests(make_plan(), 5)
-    found = [ShardState(SPLIT, shard, 5, digest) for shard, digest in enumerate(digests)]
+    found = planned_states(store, SPLIT)
     read_states(store, found, [LOGMEL.column, VIDEO.column])
     return found
 
@@ -34,6 +34,30 @@ def test_current_stale_and_missing(tmp_path: Path) -> None:
     assert current(store) == [[True, True], [False, False], [False, False]]
     commit_column(store, VIDEO, 1)
     assert current(store) == [[True, True], [False, True], [False, False]]
+
+
+def test_a_plan_says_what_is_planned_in_its_footer_and_in_its_rows_if_it_is_older(tmp_path: Path) -> None:
+    store = make_store(tmp_path, shards=())
+    digests = labels_digests(make_plan(), 5)
+    found = planned_states(store, SPLIT)
+    assert [(state.shard, state.planned, state.labels) for state in found] == [
+        (0, 5, digests[0]),
+        (1, 5, digests[1]),
+        (2, 2, digests[2]),
+    ]
+    plan, summary = store.read_plan(SPLIT)
+    name = store.plan_name(SPLIT)
+    # Its rows are not read: other ones change nothing.
+    store.storage.publish(name, to_parquet(plan.slice(0, 1), PLAN_SCHEMA, summary))
+    assert planned_states(store, SPLIT) == found
+    assert summary.pop("labels_sha256") == list(digests)
+    store.storage.publish(name, to_parquet(plan, PLAN_SCHEMA, summary))
+    assert planned_states(store, SPLIT) == found
+    store.storage.publish(name, to_parquet(plan, PLAN_SCHEMA, {**summary, "labels_sha256": digests[:2]}))
+    with pytest.raises(StorageError, match="2 digests for 12 clips in shards of 5"):
+        planned_states(store, SPLIT)
+    with pytest.raises(StoreError, match="no split other"):
+        planned_states(store, "other")
 
 
 def test_another_spec_or_other_labels_are_not_current(tmp_path: Path) -> None:

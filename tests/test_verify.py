@@ -11,10 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from store_factory import CLASSES, LOGMEL, SPLIT, VIDEO, commit_media, make_plan, make_store
+from store_factory import CLASSES, LOGMEL, SHARD_SIZE, SPLIT, VIDEO, commit_media, make_plan, make_store
 
 from stores.layout import Store, StoreError
 from stores.manifest import read_manifest
+from stores.plans import labels_digests
 from stores.tables import LEDGER_SCHEMA, MANIFEST_SCHEMA, PLAN_SCHEMA, from_parquet, to_parquet
 from stores.verify import verify
 from stores.verify_tars import Problem
@@ -103,6 +104,7 @@ def test_garbage_and_stale_columns_are_no_problem(store: Store) -> None:
 def test_a_corrected_label_is_no_problem_until_the_column_claims_to_have_it(store: Store) -> None:
     def correct(rows: Rows, summary: dict[str, Any]) -> None:
         rows[0]["mids"], rows[0]["labels"] = [CLASSES[5][0]], [5]
+        summary["labels_sha256"] = labels_digests(pa.Table.from_pylist(rows, PLAN_SCHEMA), SHARD_SIZE)
 
     edit(store, store.plan_name(SPLIT), PLAN_SCHEMA, correct)
     assert problems(store) == []
@@ -209,6 +211,15 @@ def test_a_plan_that_cannot_be_read(store: Store) -> None:
     store.storage.publish("plan/other.parquet", store.storage.read(store.plan_name(SPLIT)))
     Path(store.storage.root, store.plan_name(SPLIT)).write_bytes(b"PAR1")
     assert [(p.file, p.expected) for p in problems(store)] == [("plan/eval.parquet", "to be readable")]
+
+
+def test_digests_of_labels_that_are_not_those_of_the_rows(store: Store) -> None:
+    plan, summary = store.read_plan(SPLIT)
+    digests = [summary["labels_sha256"][0], "0" * 64, *summary["labels_sha256"][2:]]
+    store.storage.publish(store.plan_name(SPLIT), to_parquet(plan, PLAN_SCHEMA, {**summary, "labels_sha256": digests}))
+    (problem,) = problems(store)
+    assert problem.file == store.plan_name(SPLIT)
+    assert "digests of its rows' labels" in problem.expected
 
 
 def test_specs_that_are_not_those_of_their_columns(store: Store) -> None:

@@ -39,6 +39,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+# What ranks are forked with: imports cost more than most tests compute. Optimizers import dynamo, curves Matplotlib.
+PRELOAD = ["training_runs", "torch._dynamo", "matplotlib.backends.backend_agg", "matplotlib.figure"]
 LOGMEL = Spec("logmel", "logmel", (400, 64), "float16", {"logmel": {"n_mels": 64}})
 VIDEO = Spec("r2plus1d_18", "video", (10, 16), "float16", {"weights": {"kind": "random", "seed": 0}})
 
@@ -93,9 +95,8 @@ def train_on(ranks: int, options: TrainOptions | AttackOptions, kill: str = "") 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Processes are forked from one that has made the imports: those cost more than what most tests compute.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training_runs"])
+    context.set_forkserver_preload(PRELOAD)
     processes = [context.Process(target=_rank, args=(rank, ranks, port, options, kill)) for rank in range(ranks)]
     for process in processes:
         process.start()

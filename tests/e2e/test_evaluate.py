@@ -30,6 +30,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow  # test_universal_pgd.py starts its job by the same way
+@pytest.mark.timeout(900)
 def test_a_job_on_two_nodes_finds_what_one_process_finds(two_nodes: Cluster, place: Path, tmp_path: Path) -> None:
     flags = {"store": place / "store", "checkpoint": place / "late/best.pt", "split": "valid", "out": tmp_path / "job"}
     flags |= {"attack": place / "attack", "noise-draws": 2, "group-size": 4, "workers": 2, "cpus-per-worker": 1}

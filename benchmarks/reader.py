@@ -31,11 +31,12 @@ import pyarrow as pa
 import tyro
 from machine import environment_with, hardware
 
-from stores.layout import FORMAT, Store
+from stores.layout import Store
 from stores.manifest import OK, ManifestRow, Sums, commit_manifest
 from stores.shards import END_OF_TAR, Sample, member, npy_bytes, write_feature_tar
 from stores.specs import Spec, canonical_json
 from stores.storage import ABSENT
+from stores.summaries import FORMAT
 from stores.tables import PLAN_SCHEMA
 
 PEERS = ("litdata==0.2.76", "mosaicml-streaming==0.13.0", "numpy<3")

@@ -16,6 +16,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,8 +68,11 @@ class Egress:
 
 def is_proxy(text: str) -> bool:
     """Whether a text is the URL of a proxy that can be used."""
-    parts = urlsplit(text)
-    return parts.scheme in PROXIES and bool(parts.netloc)
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in PROXIES and bool(parts.hostname) and parts.port != 0 and text.isprintable()
+    except ValueError:  # no port
+        return False
 
 
 def read_egresses(path: str) -> tuple[Egress, ...]:
@@ -79,7 +83,7 @@ def read_egresses(path: str) -> tuple[Egress, ...]:
     """
     try:
         tables = tomllib.loads(Path(path).expanduser().read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"expected egresses as TOML in {path}: {error}") from error
     if not tables:
         raise ValueError(f"expected egresses in {path}, a table each: [name], proxy = …; it has none")
@@ -104,6 +108,13 @@ def _egress(path: str, name: str, table: Any) -> Egress:
     egress = Egress(name, **table)
     if egress.proxy and not is_proxy(egress.proxy):
         raise ValueError(f"{path}: [{name}] proxy: expected {', '.join(PROXIES)}://host:port, got {egress.proxy!r}")
+    if egress.source_address:
+        try:
+            ip_address(egress.source_address)
+        except ValueError:
+            raise ValueError(
+                f"{path}: [{name}] source_address: expected an IP address, got {egress.source_address!r}"
+            ) from None
     try:
         egress.limits(None, None)
     except ValueError as error:

@@ -11,8 +11,9 @@ import pyarrow as pa
 from pipeline.classes import ClassList
 from pipeline.plan import make_plan, plan_segments, shard_count
 from pipeline.segments import Segment, SegmentTable
-from stores.layout import FORMAT, Store, StoreError
+from stores.layout import Store, StoreError
 from stores.plans import DIGESTS, digests_of
+from stores.summaries import FORMAT
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +66,10 @@ def plan_split(store: Store, name: str, listed: SegmentTable, classes: ClassList
         stored, before = store.read_plan(name)
         digests = digests_of(stored, before, size)
         before.pop(DIGESTS, None)
-        if (before["seed"], before["shard_size"]) != (seed, size):
+        if (before.get("seed"), before.get("shard_size")) != (seed, size):
             raise StoreError(
-                f"split {name!r} of {store.storage.uri} was planned with seed {before['seed']} and shards of "
-                f"{before['shard_size']}, and its store.json now says {seed} and {size}: restore that file"
+                f"split {name!r} of {store.storage.uri} was planned with seed {before.get('seed')} and shards of "
+                f"{before.get('shard_size')}, and its store.json now says {seed} and {size}: restore that file"
             )
         # A summary is compared as JSON: that is what it was stored as.
         if before != json.loads(json.dumps(summary)):

@@ -72,7 +72,7 @@ def export(
     target = Storage(to)
     if any(entry.name != SCRATCH for entry in target.list("")):  # an export that was killed leaves scratch files
         raise StoreError(f"expected an empty folder to export to, {target.uri} has something in it")
-    names = [store.resolve_column(column) for column in columns]
+    names = list(dict.fromkeys(store.resolve_column(column) for column in columns))
     samples = _Samples(store, split, names, media)
     if form == "files":
         files, clips, size = _write_files(target, samples)

@@ -9,7 +9,7 @@ them, under the feet of readers that have them open on an object store.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ import xxhash
 from stores.layout import Store, StoreError
 from stores.ledger import (
     FAILED,
-    Ledger,
     LedgerRow,
     commit_ledger,
     media_json,
@@ -34,6 +33,7 @@ from stores.storage import ABSENT, SCRATCH, Conflict, StorageError, is_scratch
 WORDS = "removed on request"
 TRIES = 5  # of a commit that another job was quicker with
 CHUNK = 4 << 20
+DAMAGED = (StorageError, OSError, LookupError, TypeError, ValueError, OverflowError)  # what broken tables raise
 
 
 def forget(store: Store, keys: Sequence[str]) -> Iterator[str]:
@@ -47,7 +47,8 @@ def forget(store: Store, keys: Sequence[str]) -> Iterator[str]:
     Raises:
         StoreError: no split plans such a clip; nothing is removed then.
         Conflict: other jobs commit the same shard again and again; call it again.
-        StorageError: the store cannot be read or written, or media of other clips are damaged; the rest was done.
+        StorageError: the store cannot be read or written, or something else in these shards is damaged; the rest was
+            done.
     """
     if not keys:
         raise StoreError("expected one or more keys, got none")
@@ -56,30 +57,34 @@ def forget(store: Store, keys: Sequence[str]) -> Iterator[str]:
         for split, planned in find_planned(store, key):
             places.setdefault((split, planned["shard"]), {})[key] = planned["position"]
     store.add_forgotten(keys)
-    troubles: list[StorageError] = []
+    troubles: list[str] = []
     for (split, shard), gone in sorted(places.items()):
-        for position in gone.values():
-            yield from _remove(store, f"{store.spool_folder(split, shard)}/{position:05d}.tar")
-        try:
-            yield from _again(partial(_from_media, store, split, shard, gone.keys()))
-        except Conflict:
-            raise
-        except StorageError as error:  # the features can go all the same
-            troubles.append(error)
-        for column in store.columns():
+        for step in _steps(store, split, shard, gone):
             try:
-                yield from forget_in_column(store, column, split, shard, gone.keys())
+                yield from step()
             except Conflict:
                 raise
-            except StorageError as error:
-                troubles.append(error)
-        try:
-            yield from _unnamed(store, split, shard, gone.keys())
-        except StorageError as error:
-            troubles.append(error)
+            except DAMAGED as error:  # whatever cannot be read keeps nothing else from going
+                named = isinstance(error, StorageError | StoreError)
+                troubles.append(str(error) if named else f"{split} {shard}: {type(error).__name__}: {error}")
     yield from _abandoned(store, set(keys))
     if troubles:
-        raise troubles[0]
+        raise StorageError("; ".join(dict.fromkeys(troubles)))
+
+
+def _steps(store: Store, split: str, shard: int, gone: Mapping[str, int]) -> Iterator[Callable[[], Iterable[str]]]:
+    """What there is to do in a shard, each by itself: what it does is what it yields or returns."""
+    for position in gone.values():
+        yield partial(_remove, store, f"{store.spool_folder(split, shard)}/{position:05d}.tar")
+    yield partial(_again, partial(_from_media, store, split, shard, gone.keys()))
+    columns = store.columns()
+    for column in columns:
+        yield partial(forget_in_column, store, column, split, shard, gone.keys())
+    if store.storage.size(store.ledger_name(split, shard)) is not None:  # else refused: `_refuse_orphans`
+        yield partial(_unnamed, store, store.media_folder(split), shard, partial(_media, store, split, shard), gone)
+    for column in columns:
+        named = partial(_features, store, column, split, shard)
+        yield partial(_unnamed, store, store.column_folder(column, split), shard, named, gone)
 
 
 def forgotten_row(row: LedgerRow) -> LedgerRow:
@@ -122,7 +127,7 @@ def _from_media(store: Store, split: str, shard: int, gone: Set[str]) -> list[st
         return []
     written = []
     for name in sorted({row.tar for row in rows if row.key in gone and row.tar is not None}):
-        del tars[name]
+        tars.pop(name, None)  # one that its ledger does not name: `verify` says so
         after, made = _without(store, split, shard, after, name)
         tars.update(made)
         written += [f"{store.media_folder(split)}/{tar}" for tar in made]
@@ -166,8 +171,9 @@ def _without(
     def members() -> Iterator[tuple[str, bytes]]:
         for row in kept:
             yield f"{row.key}.json", media_json(row)
-            assert row.offset is not None and row.media_bytes is not None
             name = f"{store.media_folder(split)}/{tar}"
+            if row.offset is None or row.media_bytes is None or row.extension is None:
+                raise StorageError(f"{store.ledger_name(split, shard)} does not say where {row.key} lies in {name}")
             try:
                 data = store.storage.read_range(name, row.offset, row.offset + row.media_bytes)
             except FileNotFoundError as error:
@@ -225,38 +231,32 @@ def _sample(
     store: Store, folder: str, manifest: Manifest, row: ManifestRow
 ) -> tuple[dict[str, Any], np.ndarray] | None:
     """A sample's json and array; None where the bytes are not those that were written."""
-    assert row.sample_offset is not None and row.sample_bytes is not None
-    assert row.json_offset is not None and row.json_bytes is not None
-    assert row.array_offset is not None and row.array_bytes is not None
-    start = row.sample_offset
-    data = store.storage.read_range(f"{folder}/{manifest.summary['tar']['name']}", start, start + row.sample_bytes)
+    start, size = row.sample_offset, row.sample_bytes
+    if start is None or size is None or row.json_offset is None or row.array_offset is None:
+        return None
+    data = store.storage.read_range(f"{folder}/{manifest.summary['tar']['name']}", start, start + size)
     if xxhash.xxh3_64_hexdigest(data) != row.sample_xxh3:
         return None
     meta = json.loads(data[row.json_offset - start :][: row.json_bytes])
     return meta, npy_array(data[row.array_offset - start :][: row.array_bytes])
 
 
-def _unnamed(store: Store, split: str, shard: int, gone: Set[str]) -> Iterator[str]:
-    """Removes the shard's tars that hold the clips and that no commit names: those replaced now, and older ones."""
-
-    def media() -> set[str]:
-        ledger: Ledger | None = read_ledger(store, split, shard)
-        return set(ledger.tars) if ledger else set()
-
-    if store.storage.size(store.ledger_name(split, shard)) is not None:  # else refused: `_refuse_orphans`
-        yield from _remove_holding(store, store.media_folder(split), shard, media, gone)
-    for column in store.columns():
-
-        def features(column: str = column) -> set[str]:
-            manifest = read_manifest(store, column, split, shard)
-            return {manifest.summary["tar"]["name"]} if manifest and manifest.summary["tar"] else set()
-
-        yield from _remove_holding(store, store.column_folder(column, split), shard, features, gone)
+def _media(store: Store, split: str, shard: int) -> set[str]:
+    """The tars that a shard's ledger names."""
+    ledger = read_ledger(store, split, shard)
+    return set(ledger.tars) if ledger else set()
 
 
-def _remove_holding(
-    store: Store, folder: str, shard: int, named: Callable[[], set[str]], gone: Set[str]
+def _features(store: Store, column: str, split: str, shard: int) -> set[str]:
+    """The tar that a column shard's manifest names."""
+    manifest = read_manifest(store, column, split, shard)
+    return {manifest.summary["tar"]["name"]} if manifest and manifest.summary["tar"] else set()
+
+
+def _unnamed(
+    store: Store, folder: str, shard: int, named: Callable[[], set[str]], gone: Collection[str]
 ) -> Iterator[str]:
+    """Removes the shard's tars that hold the clips and that no commit names: those replaced now, and older ones."""
     for path, size in store.sizes(folder).items():
         name = path.rsplit("/", 1)[1]
         # Asked again after the tar was read: it may have been committed meanwhile.
@@ -265,7 +265,7 @@ def _remove_holding(
             yield path
 
 
-def _abandoned(store: Store, gone: Set[str]) -> Iterator[str]:
+def _abandoned(store: Store, gone: Collection[str]) -> Iterator[str]:
     """Removes what killed writers left of the clips on the store's disk. A writer at work begins its shard again."""
     for entry in store.storage.list(SCRATCH):
         if entry.size >= 0 and is_scratch(entry.name) and _holds(store, entry.name, entry.size, gone):
@@ -273,7 +273,7 @@ def _abandoned(store: Store, gone: Set[str]) -> Iterator[str]:
             yield entry.name
 
 
-def _holds(store: Store, path: str, size: int, gone: Set[str]) -> bool:
+def _holds(store: Store, path: str, size: int, gone: Collection[str]) -> bool:
     """Whether a tar, whole or not, names one of the clips."""
     words = [key.encode() for key in gone]
     longest = max(map(len, words))

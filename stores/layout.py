@@ -27,9 +27,9 @@ import pyarrow as pa
 from stores.plans import DIGESTS, labels_digests
 from stores.specs import Spec, canonical_json, is_column
 from stores.storage import ABSENT, Conflict, Storage, Version
+from stores.summaries import FORMAT
 from stores.tables import PLAN_SCHEMA, from_parquet, read_columns, summary_of, to_parquet
 
-FORMAT = 1
 DEFAULT_SHARD_SIZE = 512
 LARGEST_SHARD = 100_000
 DEFAULT_SEED = 0

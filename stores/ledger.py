@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from stores.layout import FORMAT, Store
+from stores.layout import Store
 from stores.storage import StorageError, Version
+from stores.summaries import FORMAT
 from stores.tables import LEDGER_SCHEMA, from_parquet, to_parquet
 
 FETCHED, FAILED, PENDING = "fetched", "failed", "pending"
@@ -131,7 +132,8 @@ def read_media(store: Store, split: str, row: LedgerRow) -> bytes:
         FileNotFoundError: the tar is missing.
         StorageError: the backend failed, or the bytes are not those that the ledger names.
     """
-    assert row.tar is not None and row.offset is not None and row.media_bytes is not None
+    if row.tar is None or row.offset is None or row.media_bytes is None:
+        raise StorageError(f"{store.media_folder(split)}: the ledger does not say where the media of {row.key} lie")
     name = f"{store.media_folder(split)}/{row.tar}"
     data = store.storage.read_range(name, row.offset, row.offset + row.media_bytes)
     if hashlib.sha256(data).hexdigest() != row.media_sha256:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stores.layout import FORMAT, Store
+from stores.layout import Store
 from stores.ledger import input_digest
 from stores.shards import TarFacts
 from stores.specs import Spec
-from stores.storage import Version
+from stores.storage import StorageError, Version
+from stores.summaries import FORMAT
 from stores.tables import MANIFEST_SCHEMA, from_parquet, to_parquet
 
 OK, UNDECODABLE, CRASHED = "ok", "undecodable", "crashed"
@@ -88,6 +89,8 @@ def read_manifest(store: Store, column: str, split: str, shard: int) -> Manifest
     table, summary = from_parquet(data, name, MANIFEST_SCHEMA)
     names = {item.name for item in fields(ManifestRow)}
     rows = tuple(ManifestRow(**{k: v for k, v in row.items() if k in names}) for row in table.to_pylist())
+    if summary["tar"] is None and any(row.status == OK for row in rows):
+        raise StorageError(f"{name} is not a readable table of this store: it names no tar, and some clips are ok")
     return Manifest(rows, summary, version)
 
 

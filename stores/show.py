@@ -94,8 +94,10 @@ def _find(store: Store, key: str, splits: Sequence[str]) -> list[tuple[str, pa.T
         at = pc.index(plan["key"], key).as_py()
         if at < 0:
             near += near_keys(plan["key"], key)
-        else:
-            found.append((name, plan, summary, at))
+            continue
+        if [plan[column][at].as_py() for column in ("shard", "position")] != [*divmod(at, store.config.shard_size)]:
+            raise StorageError(f"{store.plan_name(name)} is damaged: its row {at} is not in its place: restore it")
+        found.append((name, plan, summary, at))
     if found:
         return found
     hint = f"near it: {', '.join(near[:NEAR])}" if near else "a key is <ytid>_<start in ms>, in the ids' own case"
@@ -126,7 +128,7 @@ def _clip(store: Store, split: str, plan: pa.Table, summary: dict[str, Any], at:
         split=split,
         planned=planned,
         classes=tuple(names.get(mid, mid) for mid in planned["mids"]),
-        ledger=ledger.rows[planned["position"]] if ledger else None,
+        ledger=next((row for row in ledger.rows if row.key == planned["key"]), None) if ledger else None,
         in_spool=planned["position"] in Spool(store, split, shard).positions(),
         columns=tuple(_column_clip(store, spec, split, planned, ledger, labels) for spec in specs),
     )
@@ -148,8 +150,8 @@ def _column_clip(
 
 
 def _read_array(store: Store, tar: str, row: ManifestRow) -> tuple[np.ndarray | None, str | None]:
-    assert row.sample_offset is not None and row.sample_bytes is not None
-    assert row.array_offset is not None and row.array_bytes is not None
+    if row.sample_offset is None or row.sample_bytes is None or row.array_offset is None or row.array_bytes is None:
+        return None, "its manifest does not say where it lies; `verify` says more"
     try:
         data = store.storage.read_range(tar, row.sample_offset, row.sample_offset + row.sample_bytes)
         start = row.array_offset - row.sample_offset
@@ -221,7 +223,8 @@ def _describe_column(column: ColumnClip) -> Iterator[str]:
         ("json", row.json_offset, row.json_bytes),
         ("array", row.array_offset, row.array_bytes),
     )
-    yield _field("bytes", ", ".join(f"{name} {size:,} at {start:,}" for name, start, size in places))
+    known = [f"{name} {size:,} at {at:,}" for name, at, size in places if size is not None and at is not None]
+    yield _field("bytes", ", ".join(known))
     yield _field("xxh3", f"{row.sample_xxh3}{'' if column.trouble else ', as written'}")
     if column.trouble:
         yield _field("TROUBLE", column.trouble)

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from stores.layout import EGRESSES, FORMAT, Store
+from stores.layout import EGRESSES, Store
 from stores.ledger import FAILED, FETCHED, PENDING
 from stores.manifest import CRASHED, OK, UNDECODABLE
 from stores.specs import Spec
 from stores.spool import Spool
 from stores.storage import StorageError
+from stores.summaries import FORMAT
 from stores.survey import ShardState, planned_states, read_all, read_states
 
 AT_ONCE = datetime.fromtimestamp(0, UTC).isoformat()  # what a ledger says of clips that wait for nothing

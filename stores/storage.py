@@ -319,14 +319,15 @@ class Storage:
     @contextlib.contextmanager
     def _errors(self, name: str, writing: bool = False) -> Iterator[None]:
         """Backend errors become StorageError; "absent" stays FileNotFoundError for readers, who ask about it."""
+        path = os.path.join(self.root, name)  # scratch files of a bucket lie elsewhere: their names are whole paths
         try:
             yield
         except (FileNotFoundError, NotADirectoryError) as error:
             if not writing:
                 raise
-            raise StorageError(f"{self.root}/{name} cannot be written: {error.strerror or error}") from error
+            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
         except self._failures as error:
-            raise StorageError(f"{self.root}/{name}: {type(error).__name__}: {error}") from error
+            raise StorageError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def _content_version(data: bytes) -> Version:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores.storage import StorageError
+from stores.summaries import check_summary, place_of
 
 METADATA_KEY = b"avlens"
-_MARKS = {"plan": "segments", "media": "tars", "features": "tar"}  # what only this kind's summary has
+_UNREADABLE = (pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError)
 TIME = pa.timestamp("ms", tz="UTC")
+# In whichever table they are, no row is without one.
+_ALWAYS = {"shard", "position", "key", "ytid", "start_ms", "end_ms", "mids", "labels", "status"}
+_ALWAYS |= {"attempts", "rounds", "traffic", "requests"}
 
 # One row per planned segment, in shard order.
 PLAN_SCHEMA = pa.schema(
@@ -118,8 +122,8 @@ def from_parquet(data: bytes, name: str, schema: pa.Schema | None = None) -> tup
         missing = set(schema.names if schema else ()) - set(table.column_names)
         if missing:
             raise ValueError(f"no column {', '.join(sorted(missing))}")
-        return table, _in_place(dict(json.loads(table.schema.metadata[METADATA_KEY])), name)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        return _without_nulls(table, name), _parsed(table.schema.metadata, name)
+    except _UNREADABLE as error:
         raise StorageError(f"{name} is not a readable table of this store: {error}") from error
 
 
@@ -134,37 +138,29 @@ def read_columns(data: bytes, name: str, columns: Sequence[str]) -> tuple[pa.Tab
         missing = set(columns) - set(file.schema_arrow.names)
         if missing:
             raise ValueError(f"no column {', '.join(sorted(missing))}")
-        summary = _in_place(dict(json.loads(file.metadata.metadata[METADATA_KEY])), name)
-        return file.read(columns=list(columns), use_threads=False), summary
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        summary = _parsed(file.metadata.metadata, name)
+        return _without_nulls(file.read(columns=list(columns), use_threads=False), name), summary
+    except _UNREADABLE as error:
         raise StorageError(f"{name} is not a readable table of this store: {error}") from error
 
 
 def summary_of(data: bytes, name: str) -> dict[str, Any]:
     """The summary alone, from the footer. Raises StorageError naming the object when there is none."""
     try:
-        metadata = pq.read_metadata(pa.BufferReader(data)).metadata
-        return _in_place(dict(json.loads(metadata[METADATA_KEY])), name)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        return _parsed(pq.read_metadata(pa.BufferReader(data)).metadata, name)
+    except _UNREADABLE as error:
         raise StorageError(f"{name} is not a readable table of this store: {error}") from error
 
 
-def _in_place(summary: dict[str, Any], name: str) -> dict[str, Any]:
-    """The summary, if it is that of the table of this name: what another one's says of tars would cost a shard its own.
+def _without_nulls(table: pa.Table, name: str) -> pa.Table:
+    """The table, if each row of a plan, ledger or manifest has what none is without. Raises ValueError for another."""
+    for column in sorted(_ALWAYS.intersection(table.column_names)) if place_of(name) else ():
+        found = table[column]
+        if found.null_count or (pa.types.is_list(found.type) and any(part.values.null_count for part in found.chunks)):
+            raise ValueError(f"rows without {column}")
+    return table
 
-    Raises:
-        ValueError: it is another table's.
-    """
-    kind, *folders = name.split("/")[:-1] or [""]
-    stem = name.rsplit("/", 1)[-1].removesuffix(".parquet")
-    expected: dict[str, Any] = {}
-    if (kind, len(folders)) in (("media", 1), ("features", 2)) and stem.isdecimal():
-        expected = {"split": folders[-1], "shard": int(stem)}
-        if kind == "features":
-            expected["column"] = folders[0]
-    elif kind != "plan" or folders:
-        return summary
-    found = {key: summary[key] for key in expected}
-    if found != expected or _MARKS[kind] not in summary:
-        raise ValueError(f"it is another one's: expected {expected}, got {found}")
-    return summary
+
+def _parsed(metadata: Mapping[bytes, bytes], name: str) -> dict[str, Any]:
+    """The summary out of a footer's metadata. Raises ValueError, KeyError, TypeError or RecursionError for another."""
+    return check_summary(json.loads(metadata[METADATA_KEY]), name)

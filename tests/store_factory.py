@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stores.layout import FORMAT, Store
+from stores.layout import Store
 from stores.ledger import FAILED, FETCHED, PENDING, LedgerRow, commit_ledger, read_ledger
 from stores.manifest import CRASHED, OK, UNDECODABLE, ManifestRow, Sums, commit_manifest, read_manifest
 from stores.plans import labels_digests
 from stores.shards import Sample, write_feature_tar, write_media_tar
 from stores.specs import Spec
 from stores.storage import ABSENT
+from stores.summaries import FORMAT
 from stores.tables import PLAN_SCHEMA
 
 SPLIT = "eval"

@@ -47,6 +47,9 @@ def test_what_an_egress_does_not_say_is_the_jobs() -> None:
         ("[a]\nvideos_per_hour = 0", "expected videos_per_hour of 0.01"),
         ("[a]\nrequests_per_second = 1" + 400 * "0", "expected requests_per_second of 0.01"),
         ("['../up']", "letters, digits"),
+        ("a = " + 3000 * "[" + 3000 * "]", "expected egresses as TOML"),
+        ("[a]\nproxy = 'http://127.0.0.1:99999'", "proxy: expected http"),
+        ("[a]\nsource_address = '999.1'", "source_address: expected an IP address, got '999.1'"),
     ],
 )
 def test_what_is_none_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -60,7 +63,19 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "good"), [("http://h:3", True), ("socks5h://h:1", True), ("http://", False), ("h:3", False)]
+    ("text", "good"),
+    [
+        ("http://h:3", True),
+        ("socks5h://h:1", True),
+        ("http://user:word@[::1]:8080", True),
+        ("http://h", True),
+        ("http://", False),
+        ("h:3", False),
+        ("http://h:99999", False),
+        ("http://h:x", False),
+        ("http://h\0:3", False),
+        ("http://[::1:3", False),
+    ],
 )
 def test_proxies(text: str, good: bool) -> None:
     assert is_proxy(text) == good

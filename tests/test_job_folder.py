@@ -74,7 +74,7 @@ def test_only_one_of_many_threads_gets_the_folder(tmp_path: Path) -> None:
     assert winners == [json.loads((tmp_path / CONFIG).read_text())["seed"]]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff", b"[" * 100_000])
 def test_a_config_that_is_no_runs_is_left_alone(uri: str, content: bytes) -> None:
     Storage(uri).publish(CONFIG, content)
     with pytest.raises(ValueError, match=r"config\.json is no run's: give another --out"):
@@ -90,7 +90,7 @@ def test_a_summary_says_that_the_run_has_ended(uri: str) -> None:
     assert JobFolder(uri).summary() == summary
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff", b"[" * 100_000])
 def test_a_summary_that_is_damaged_is_named(uri: str, content: bytes) -> None:
     Storage(uri).publish(SUMMARY, content)
     with pytest.raises(ValueError, match=r"summary\.json is damaged: remove it"):

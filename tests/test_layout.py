@@ -55,12 +55,13 @@ def test_plans_and_specs_come_back_and_what_is_not_there_is_listed(tmp_path: Pat
         "labels": [4],
     }
     plan = pa.Table.from_pylist([row], PLAN_SCHEMA)
-    digests = store.write_plan("eval", plan, {"csv_sha256": "x", "segments": 1})
+    said = {"format": 1, "split": "eval", "csv_sha256": "x", "segments": 1, "classes": [["/m/1", "Speech"]]}
+    digests = store.write_plan("eval", plan, said)
     assert digests == labels_digests(plan, store.config.shard_size)
     assert store.read_plan("eval", ("key", "labels"))[0].column_names == ["key", "labels"]
     table, summary = store.read_plan("eval")
     assert table.to_pylist() == [row]
-    assert summary == {"csv_sha256": "x", "segments": 1, "labels_sha256": [*digests]} == store.plan_summary("eval")
+    assert summary == {**said, "labels_sha256": [*digests]} == store.plan_summary("eval")
     assert store.splits() == ["eval"]
     with pytest.raises(StoreError, match="it has: eval"):
         store.read_plan("train")

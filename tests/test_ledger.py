@@ -30,11 +30,11 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_what_was_committed_is_read_back(store: Store) -> None:
-    commit_ledger(store, "eval", 7, ROWS, {"t": {"size": 1, "sha256": "x"}}, ABSENT)
+    commit_ledger(store, "eval", 7, ROWS, {"t.tar": {"size": 1, "sha256": "x"}}, ABSENT)
     ledger = read_ledger(store, "eval", 7)
     assert ledger is not None
     assert list(ledger.rows) == ROWS
-    assert ledger.tars == {"t": {"size": 1, "sha256": "x"}}
+    assert ledger.tars == {"t.tar": {"size": 1, "sha256": "x"}}
     assert read_ledger(store, "eval", 8) is None
 
 

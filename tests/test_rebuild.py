@@ -10,9 +10,10 @@ from store_factory import CLASSES, LOGMEL, SPLIT, VIDEO, commit_column, commit_m
 
 from stores.__main__ import main
 from stores.forget import forget
-from stores.layout import FORMAT, Store, StoreError
+from stores.layout import Store, StoreError
 from stores.ledger import FETCHED, commit_ledger, read_ledger
 from stores.rebuild import Rebuild, parse_shards, plan_rebuild
+from stores.summaries import FORMAT
 from stores.tables import PLAN_SCHEMA
 
 KEYS = [row["key"] for row in make_plan().to_pylist()]

@@ -11,10 +11,12 @@ import pytest
 from store_factory import LOGMEL, SPLIT, VIDEO, array_of, commit_media, make_plan, make_store, plan_store
 
 from stores.layout import Store, StoreError
-from stores.ledger import LedgerRow
+from stores.ledger import LedgerRow, read_media
 from stores.manifest import read_manifest
 from stores.show import Clip, describe, find_clips, near_keys, statistics
 from stores.spool import Spool
+from stores.storage import StorageError
+from stores.tables import LEDGER_SCHEMA, MANIFEST_SCHEMA, from_parquet, to_parquet
 
 KEYS = [row["key"] for row in make_plan().to_pylist()]
 GONE, UNDECODABLE, PENDING = KEYS[2], KEYS[4], KEYS[9]
@@ -154,3 +156,40 @@ def test_statistics_of_odd_arrays() -> None:
     )
     assert statistics(np.full(3, np.inf)) == "float64 [3], NOT FINITE: 3 values"
     assert statistics(np.full((2, 3), 60_000, np.float16)).startswith("float16 [2, 3], min 6e+04, mean 6e+04")
+
+
+def test_a_ledger_or_manifest_with_holes_is_told_of_and_stops_nothing(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    key = make_plan()["key"][0].as_py()
+    for name, schema, changes in (
+        (store.ledger_name(SPLIT, 0), LEDGER_SCHEMA, {"offset": None, "media_bytes": None}),
+        (store.manifest_name(LOGMEL.column, SPLIT, 0), MANIFEST_SCHEMA, {"sample_offset": None}),
+    ):
+        table, summary = from_parquet(store.storage.read(name), name)
+        rows = table.to_pylist()
+        rows[0].update(changes)
+        store.storage.publish(name, to_parquet(pa.Table.from_pylist(rows, schema), schema, summary))
+    (clip,) = find_clips(store, key)
+    lines = "\n".join(describe(clip))
+    assert "media not kept" in lines and "its manifest does not say where it lies" in lines
+    assert clip.ledger is not None
+    with pytest.raises(StorageError, match=f"where the media of {key} lie"):
+        read_media(store, SPLIT, clip.ledger)
+
+
+def test_a_ledger_that_lost_rows_is_not_anothers(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    name = store.ledger_name(SPLIT, 0)
+    table, summary = from_parquet(store.storage.read(name), name)
+    store.storage.publish(name, to_parquet(table.slice(1), LEDGER_SCHEMA, summary))
+    first, second = (find_clips(store, make_plan()["key"][at].as_py())[0].ledger for at in (0, 1))
+    assert first is None
+    assert second is not None and second.key == make_plan()["key"][1].as_py()
+
+
+def test_a_plan_whose_rows_moved_is_damaged(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    plan, summary = store.read_plan(SPLIT)
+    store.write_plan(SPLIT, plan.slice(1), summary)
+    with pytest.raises(StorageError, match="not in its place"):
+        find_clips(store, plan["key"][3].as_py())

@@ -183,6 +183,8 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
     storage = Storage(str(tmp_path / "file" / "store"))
     with pytest.raises(StorageError, match="cannot be written"):
         storage.publish("a/b", b"x")
+    with pytest.raises(StorageError, match=f"^{tmp_path}/file/store/.tmp cannot be written"), storage.scratch_file():
+        pass
     assert storage.read_versioned("a/b")[0] is None
 
 

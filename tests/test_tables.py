@@ -6,8 +6,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stores.ledger import ledger_summary
 from stores.storage import StorageError
-from stores.tables import LEDGER_SCHEMA, MANIFEST_SCHEMA, from_parquet, read_columns, summary_of, to_parquet
+from stores.tables import (
+    LEDGER_SCHEMA,
+    MANIFEST_SCHEMA,
+    PLAN_SCHEMA,
+    from_parquet,
+    read_columns,
+    summary_of,
+    to_parquet,
+)
 
 ROW = {"position": 0, "key": "a_0", "status": "pending", "attempts": 0, "rounds": 0, "traffic": 0, "requests": 0}
 
@@ -68,3 +77,20 @@ def test_some_columns_are_read_alone_and_absent_ones_named() -> None:
         read_columns(data, "x.parquet", ["key", "colour"])
     with pytest.raises(StorageError, match=r"x\.parquet"):
         read_columns(data[:-9], "x.parquet", ["key"])
+
+
+@pytest.mark.parametrize("column", ["key", "status", "attempts", "position"])
+def test_rows_without_what_every_row_has_are_refused_in_a_store(column: str) -> None:
+    table = pa.Table.from_pylist([ROW, {**ROW, column: None}], LEDGER_SCHEMA)
+    data = to_parquet(table, LEDGER_SCHEMA, ledger_summary("eval", 0, [], {}))
+    for read in (from_parquet, lambda data, name: read_columns(data, name, [column])):
+        read(data, "elsewhere.parquet")
+        with pytest.raises(StorageError, match=f"eval/00000.parquet.*rows without {column}"):
+            read(data, "media/eval/00000.parquet")
+
+
+def test_lists_with_holes_are_refused_in_a_store() -> None:
+    row = {"shard": 0, "position": 0, "key": "a_0", "ytid": "a", "start_ms": 0, "end_ms": 9, "mids": ["/m/1", None]}
+    data = to_parquet(pa.Table.from_pylist([{**row, "labels": [0, 1]}], PLAN_SCHEMA), PLAN_SCHEMA, {})
+    with pytest.raises(StorageError, match=r"plan/eval\.parquet.*rows without mids"):
+        from_parquet(data, "plan/eval.parquet")

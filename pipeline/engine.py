@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -49,6 +50,7 @@ METRICS_EVERY_S = 5.0
 TRIES_OF_A_SHARD = 8  # after errors of the store or the encoder; lost workers and nodes are not counted
 LONGEST_PAUSE_S = 60.0
 LONGEST_HOLD_S = 3600.0
+LONGEST_GOODBYE_S = 5.0  # of tasks that were killed; Ray takes an error for nobody's after as long
 _PASSING = (StorageError, EncoderUnavailable, DecoderUnavailable, MemoryError)
 
 
@@ -279,6 +281,7 @@ class IngestRun:
             self._after_error(step, error)
             return
         except RayError as error:
+            abandon(list(self._running))
             raise IngestFailed(f"{step.kind} of shard {step.state.shard} of {step.state.split}: {error}") from error
         for stage, seconds in report.seconds.items():
             self._totals.seconds[stage] += seconds
@@ -318,8 +321,7 @@ class IngestRun:
         if isinstance(error.cause, MediaGone):
             logger.error("%s: %s; the shard is left as it is", where, error.cause)
             return
-        for reference in self._running:
-            ray.cancel(reference, force=True)
+        abandon(list(self._running))
         if isinstance(error.cause, _PASSING):
             words = f"{error.cause} ({TRIES_OF_A_SHARD} tries); the same command goes on from here"
             raise IngestFailed(f"{where}: {words}") from error
@@ -329,6 +331,21 @@ class IngestRun:
         waiting = [step.due for steps in self._ready.values() for step in steps if step.due > time.monotonic()]
         text = f"{len(self._running)} shards under way, {sum(map(len, self._ready.values()))} to go"
         return text + (f", next retry in {min(waiting) - time.monotonic():.0f} s" if waiting else "")
+
+
+def abandon(references: Sequence[Any]) -> None:
+    """Kills tasks whose outcome does not matter any more.
+
+    Each is asked for its error: Ray writes those that nobody has asked for to the error stream, with their tracebacks,
+    below the one line that says what to do.
+    """
+    for reference in references:
+        ray.cancel(reference, force=True)
+    if references:
+        ended, _ = ray.wait(list(references), num_returns=len(references), timeout=LONGEST_GOODBYE_S)
+        for reference in ended:
+            with suppress(RayError):
+                ray.get(reference)
 
 
 def run_to_end(name: str, run: IngestRun, work: bool, start: Callable[[], object]) -> Summary | int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import webdataset as wds
 from calm_ingest import CalmIngest
 from ray.util.state import list_tasks
-from ray_cluster import BIN, Cluster, run_ingest
+from ray_cluster import BIN, REPOSITORY, Cluster, run_ingest
 from small_clips import SmallClips, write_list
 from store_factory import column_tars
 
@@ -167,3 +168,40 @@ def test_usage_errors_are_one_line_and_exit_code_2(two_nodes: Cluster, small_cli
         assert result.returncode == 2, result.stdout + result.stderr
         assert words in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_tasks_that_are_abandoned_leave_no_traceback(two_nodes: Cluster) -> None:
+    """The job ends with one line on the first shard that cannot go on; Ray would add what became of the others."""
+    words = [sys.executable, "-c", ABANDONING]
+    told = {}
+    for end in ("abandon", "forget"):
+        environment = {**two_nodes.environment, "END": end}
+        done = subprocess.run(
+            words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        told[end] = done.stderr.count("No space left")
+    assert told["abandon"] == 0
+    assert told["forget"] > 0  # that is what it is for
+
+
+ABANDONING = """
+import os, time, ray
+from pipeline.engine import abandon
+ray.init(logging_level="error", log_to_driver=False)
+@ray.remote(max_retries=0)
+def fail():
+    raise OSError(28, "No space left on device")
+@ray.remote
+def sleep():
+    time.sleep(60)
+def run():
+    failing = [fail.remote() for _ in range(3)]
+    time.sleep(3)  # they have failed, and nobody has looked
+    began = time.monotonic()
+    if os.environ["END"] == "abandon":
+        abandon([*failing, sleep.remote()])
+    assert time.monotonic() - began < 20
+run()
+time.sleep(1)
+"""

@@ -79,9 +79,12 @@ class Prefetcher:
             return None if self._stopped else []
 
     def _fetch_quietly(self, tar: ShardTar) -> None:
+        with self._changed:
+            late = self._stopped or tar.name not in self._ahead
+        if late:  # a busy machine: the reader fetched it itself, is past it, and it may have made room already
+            return
         try:
-            if not self._stopped:
-                self._fetch(tar)
+            self._fetch(tar)
         except (StorageError, ValueError, FileNotFoundError) as error:
             # Not lost: the reader meets it itself, and knows what to do about it.
             logger.debug("prefetching %s: %s", tar.name, error)

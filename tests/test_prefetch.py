@@ -87,3 +87,22 @@ def test_what_is_still_queued_at_the_end_is_not_fetched() -> None:
             assert begun.acquire(timeout=10)
         threading.Timer(0.1, going.set).start()
     assert len(fetched) == FETCHES_AT_ONCE
+
+
+def test_what_the_reader_is_past_is_not_fetched_late() -> None:
+    fetched: list[str] = []
+    going = threading.Event()
+
+    def fetch(found: ShardTar) -> None:
+        fetched.append(found.name)
+        going.wait(10)
+
+    needs = [[tar(number)] for number in range(3 * FETCHES_AT_ONCE)]
+    prefetcher = Prefetcher(fetch, needs, 10_000)
+    with prefetcher.running():
+        assert until(lambda: len(fetched) == FETCHES_AT_ONCE)  # the others wait for a thread
+        for _ in range(2 * FETCHES_AT_ONCE + 1):
+            prefetcher.advance()
+        going.set()
+        assert until(lambda: len(fetched) == 2 * FETCHES_AT_ONCE)
+    assert set(fetched) == {str(n) for n in (*range(FETCHES_AT_ONCE), *range(2 * FETCHES_AT_ONCE, 3 * FETCHES_AT_ONCE))}

@@ -131,7 +131,7 @@ def build_column_shards(
 
     Raises:
         StoreError: the shard has no ledger yet.
-        StorageError, EncoderUnavailable, DecoderUnavailable: nothing was committed; try again.
+        StorageError, EncoderUnavailable, ChildUnavailable: nothing was committed; try again.
         DecoderError: a bug of ours.
     """
     ledger = read_ledger(store, split, shard)

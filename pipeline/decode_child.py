@@ -1,19 +1,13 @@
 """The process that touches strangers' media: decodes one clip at a time, computes its log-mel, and may be killed.
 
-It is started by `pipeline.decoder` as `python -m pipeline.decode_child`, speaks over an inherited socket, leaves frames
-in memory shared with its parent, and ends when its parent does. Replies are JSON and raw bytes, never pickles: this
-process is the one that hostile input could take over.
+It is started by `pipeline.decoder` as `python -m pipeline.decode_child`, and leaves frames in memory shared with its
+parent.
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import json
 import mmap
-import os
-import resource
-import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -22,25 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.child_limits import child_parser, die_with, limit_data
 from pipeline.media import DecodedClip, DecodeRules, FrameSpec, Undecodable, decode_clip
 
-_PR_SET_PDEATHSIG = 1
 LOUDEST = 1e6  # full scale is 1; beyond 1e9 the log-mel's float32 overflows
 LogMel = Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
     """Serves decode jobs until the parent closes the socket."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("--socket", "--frames", "--parent", "--data-limit"):
-        parser.add_argument(name, type=int, required=True)
+    parser = child_parser(__doc__)
+    parser.add_argument("--frames", type=int, required=True)
     parser.add_argument("--logmel", action="store_true")
     arguments = parser.parse_args()
-    _die_with(arguments.parent)
+    die_with(arguments.parent)
     with Connection(arguments.socket) as connection:
         frames = np.frombuffer(mmap.mmap(arguments.frames, 0), np.uint8)
         logmel = _load_logmel() if arguments.logmel else None
-        _limit_data(arguments.data_limit)
+        limit_data(arguments.data_limit)
         connection.send_bytes(b"ready")
         serve(connection, frames, logmel)
 
@@ -137,22 +130,6 @@ def _load_logmel() -> LogMel:
             return module(torch.from_numpy(waveform)[None])[0].numpy().astype(np.float16)
 
     return compute
-
-
-def _limit_data(extra: int) -> None:
-    """Caps private memory at what is in use now plus `extra` bytes (RLIMIT_DATA counts anonymous maps)."""
-    with open("/proc/self/statm") as file:
-        in_use = int(file.read().split()[5]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = in_use + extra
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-
-
-def _die_with(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent goes, however it goes (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit("the parent ended before this process began")
 
 
 if __name__ == "__main__":

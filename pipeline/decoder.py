@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 
+from pipeline.child_process import ChildUnavailable
 from pipeline.decode_process import DecodeJob, DecodeOptions, DecodeProcess, DecodeResult, first_ready
 
 STARTS_BEFORE_GIVING_UP = 5
-
-
-class DecoderUnavailable(Exception):  # noqa: N818 - named like the encoder's twin
-    """Decode processes end before they are ready to decode: no clip's fault, so the shard is tried again elsewhere."""
 
 
 class Decoder:
@@ -34,7 +31,7 @@ class Decoder:
 
         Raises:
             DecoderError: our own code failed on a clip.
-            DecoderUnavailable: no process could be started.
+            ChildUnavailable: no process could be started.
         """
         queue = _Queue(iter(jobs))
         failed_starts = 0
@@ -45,7 +42,7 @@ class Decoder:
                 if ready.starting:
                     failed_starts += not ready.greet()
                     if failed_starts > STARTS_BEFORE_GIVING_UP:
-                        raise DecoderUnavailable(ready.last_words)
+                        raise ChildUnavailable(ready.last_words)
                     continue
                 job = ready.job
                 assert job is not None

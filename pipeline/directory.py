@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from pipeline.clip import FetchedClip, FetchOptions
-from pipeline.cut import cut_segment
+from pipeline.cut_process import cut_apart
 from pipeline.failures import Cause, FetchFailure, plain_words
 from pipeline.media import start_in_file
 from pipeline.segments import Segment
@@ -97,12 +97,14 @@ class DirectoryFetcher:
 
         with path.open("rb") as file:
             try:
-                cut = cut_segment(
+                cut = cut_apart(
                     [file], segment.start_ms, segment.end_ms, max_bytes=self._options.max_bytes, start_in_file=start
                 )
                 data, extension = cut.data, cut.extension
                 media_start_ms: int | None = cut.media_start_ms
             except FetchFailure as failure:
+                if failure.cause == Cause.CRASHED:
+                    raise
                 # Whoever decodes it has the last word: it knows formats that cannot be cut.
                 logger.debug("%s is kept whole: %s", path, failure)
                 data, extension, media_start_ms = None, _extension(path.name), start_ms

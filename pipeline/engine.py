@@ -22,9 +22,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
+from pipeline.child_process import ChildUnavailable
 from pipeline.column_shard import EncoderUnavailable
 from pipeline.columns import Column
-from pipeline.decoder import DecoderUnavailable
 from pipeline.encoder_pool import EncoderPool
 from pipeline.failures import Cause
 from pipeline.gatekeeper_actor import gatekeeper
@@ -51,7 +51,7 @@ TRIES_OF_A_SHARD = 8  # after errors of the store or the encoder; lost workers a
 LONGEST_PAUSE_S = 60.0
 LONGEST_HOLD_S = 3600.0
 LONGEST_GOODBYE_S = 5.0  # of tasks that were killed; Ray takes an error for nobody's after as long
-_PASSING = (StorageError, EncoderUnavailable, DecoderUnavailable, MemoryError)
+_PASSING = (StorageError, EncoderUnavailable, ChildUnavailable, MemoryError)
 
 
 class IngestFailed(Exception):  # noqa: N818 - the end of a job, not an error among others

@@ -18,6 +18,7 @@ from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from pipeline.column_shard import ColumnReport
 from pipeline.columns import Column
+from pipeline.failures import Cause
 from pipeline.media_shard import MediaReport
 from pipeline.worklist import ShardState
 from stores.ledger import FAILED, FETCHED, PENDING
@@ -83,7 +84,8 @@ class IngestMetrics:
 
     def stand(self, states: Sequence[ShardState], columns: Sequence[Column]) -> None:
         """Shows how the store stands."""
-        clips: Counts[tuple[str, ...]] = Counts()
+        # What an alert looks at is there before it happens: a series that begins above 0 has no increase.
+        clips: Counts[tuple[str, ...]] = Counts({(state.split, FAILED, str(Cause.CRASHED)): 0 for state in states})
         for state in states:
             clips.update(_outcomes(state.split, state.ledger, state.planned))
         self._clips.show(clips)

@@ -183,13 +183,18 @@ def _fetch_all(
             spool.put(outcome, data)
         return outcome, 0.0
 
-    with ThreadPoolExecutor(policy.threads, thread_name_prefix="fetch") as pool:
-        futures = [pool.submit(fetch_one, row) for row in due]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            stop.set()  # after a bug, a storage error or an abandoned loop: nobody is asked for more
+    # A clip that took down who cut it is tried again when no other is under way, as a decoder's suspects are.
+    suspects = [row for row in due if row.cause == Cause.CRASHED]
+    others = [row for row in due if row.cause != Cause.CRASHED]
+    for rows, threads in ((others, policy.threads), (suspects, 1)):
+        with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
+            futures = [pool.submit(fetch_one, row) for row in rows]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BaseException:  # a bug, a storage error or an abandoned loop: nobody is asked for more
+                stop.set()
+                raise
 
 
 def _after_fetch(row: LedgerRow, clip: FetchedClip, at: datetime) -> LedgerRow:

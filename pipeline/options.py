@@ -77,7 +77,7 @@ class IngestOptions:
     """Keep the fetched bytes in media shards. Default: keep; drop for dir:, whose files stay where they are."""
     retry: str = ""
     """Failed clips to try again, by cause, separated by commas: gone, gone_here, unreachable, undecodable, crashed. The
-    last two are decoded again where their media are in the store."""
+    last two are decoded again where their media are in the store, and fetched again where they are not."""
     retry_keys: str | None = None
     """Of those, only the clips of this file: a key in each line, as `python -m stores failed` prints them. Clips
     that are pending come by themselves, when they are due."""

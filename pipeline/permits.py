@@ -16,7 +16,8 @@ from pipeline.segments import Segment
 
 PATIENCE_S = 15.0  # shut for longer than this: the shard goes back, rather than hold threads that wait
 TOLD_LATE_S = 1.0  # a turn that was waited for longer is asked about again: the breaker may have opened meanwhile
-TELLING = frozenset({Cause.GONE, Cause.GONE_HERE, Cause.UNDECODABLE})  # answers: the source did not mind being asked
+# Answers: the source did not mind being asked.
+TELLING = frozenset({Cause.GONE, Cause.GONE_HERE, Cause.UNDECODABLE, Cause.CRASHED})
 
 
 class Shut(Exception):  # noqa: N818 - a fact, not an error

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import requests
 
 from pipeline.clip import MIB, FetchedClip, FetchOptions
-from pipeline.cut import cut_segment
+from pipeline.cut_process import cut_apart
 from pipeline.failures import Cause, FetchFailure, Refused
 from pipeline.http_session import new_session
 from pipeline.media import CLIP_SLACK_MS, start_in_file
@@ -114,7 +114,7 @@ def fetch_media(
         try:
             for each in media:
                 readers.append(stack.enter_context(RangeReader(session, each.url, spending, each.headers)))
-            cut = cut_segment(
+            cut = cut_apart(
                 readers,
                 segment.start_ms,
                 segment.end_ms,

@@ -1,15 +1,18 @@
-"""Makes the n-th write of a store fail, in the way that disks and object stores fail."""
+"""Makes the n-th call of a store fail, in the way that disks and object stores fail."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import requests
+from s3_bucket import s3_bucket
 
 # What a store's disk does for a commit, in the order in which it does it; a full disk may say so at any of them.
 DISK_CALLS = ("write", "fsync", "replace")
@@ -74,48 +77,84 @@ def full_disk(at: int) -> Iterator[Faults]:
         yield faults
 
 
-S3_FAULTS = ("503 before", "SlowDown before", "cut before", "cut after")
+# In the words of S3's error responses; or what happens to the connection.
+S3_FAULTS = ("InternalError", "ServiceUnavailable", "SlowDown", "slow", "cut before", "cut after", "cut within")
+PATIENCE_S = 0.4  # of the client, for an answer
+
+
+class FailingServer:
+    """A WSGI server whose requests can be made to fail.
+
+    Attributes:
+        seen: requests so far, of those that `fail` counts.
+    """
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app, self._lock = app, threading.Lock()
+        self.heal()
+
+    def fail(self, at: int, how: str, requests: float) -> None:
+        """From the `at`-th request from now on, so many fail.
+
+        Args:
+            how: of `S3_FAULTS`.
+            requests: `math.inf` for all, until `heal`.
+        """
+        self.seen, self._how, self._bad = 0, how, (at, at + requests)
+
+    def heal(self) -> None:
+        """From now on all is well."""
+        self.fail(0, "", 0)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with self._lock:
+            self.seen += 1
+            first, end = self._bad
+            how = self._how if first <= self.seen < end else ""
+        if how == "slow":  # done in the end, long after the client has given up
+            time.sleep(2 * PATIENCE_S)
+        elif how == "cut before":
+            return self._cut(environ, start_response)
+        elif how in ("InternalError", "ServiceUnavailable", "SlowDown"):
+            return self._refuse(how, start_response)
+        answer = self._app(environ, start_response)
+        if how == "cut after":
+            b"".join(answer)
+            return self._cut(environ, None)
+        if how == "cut within":
+            body = b"".join(answer)
+            return self._cut(environ, None, body[: len(body) // 2])
+        return answer
+
+    @staticmethod
+    def _refuse(code: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        status = "500 Internal Server Error" if code == "InternalError" else "503 Service Unavailable"
+        text = f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>Try later.</Message></Error>"
+        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(text)))])
+        return [text.encode()]
+
+    @staticmethod
+    def _cut(environ: dict[str, Any], start_response: Callable[..., Any] | None, body: bytes = b"") -> Iterator[bytes]:
+        """Sends what there is, and hangs up."""
+        if start_response is not None:
+            start_response("200 OK", [])
+        if body:
+            yield body
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def failing_bucket(fs: Any, at: int, how: str) -> Iterator[Faults]:
-    """One put of a bucket fails: refused, told to slow down, or cut off, before or after the object was stored.
+def failing_bucket() -> Iterator[tuple[dict[str, Any], FailingServer]]:
+    """A bucket whose server fails when told to, with the fsspec options of an impatient client."""
+    import s3fs
 
-    Args:
-        fs: the s3fs file system.
-        how: of `S3_FAULTS`.
-    """
-    faults = Faults(at)
+    servers: list[FailingServer] = []
 
-    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            chosen = faults.step()
-            if chosen and how.endswith("before"):
-                raise fault(how)
-            found = real(*args, **kwargs)
-            if chosen:
-                raise fault(how)
-            return found
+    def before(app: Any) -> FailingServer:
+        servers.append(FailingServer(app))
+        return servers[0]
 
-        return call
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fs, "pipe_file", failing(fs.pipe_file))
-        patch.setattr(fs, "put_file", failing(fs.put_file))
-        yield faults
-
-
-def fault(how: str) -> Exception:
-    """What s3fs and botocore raise for it."""
-    from botocore.exceptions import ClientError, EndpointConnectionError
-
-    if how.startswith("503"):
-        return OSError(errno.EIO, "Service Unavailable")
-    if how.startswith("SlowDown"):
-        parsed = {"Error": {"Code": "SlowDown", "Message": "Please reduce your request rate."}}
-        error = OSError(errno.EBUSY, "Please reduce your request rate.")
-        error.__cause__ = ClientError(parsed, "PutObject")  # type: ignore[arg-type]
-        return error
-    if how == "cut before":
-        return EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
-    return requests.ConnectionError("Connection aborted.")
+    with s3_bucket(before=before) as options, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s3fs.S3FileSystem, "retries", 2)
+        patience = {"read_timeout": PATIENCE_S, "connect_timeout": 5, "retries": {"max_attempts": 0}}
+        yield {**options, "config_kwargs": patience}, servers[0]

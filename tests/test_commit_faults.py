@@ -1,14 +1,13 @@
-"""Every write of a commit fails once: nothing is half visible, and the next run completes what was begun."""
+"""Every step of a commit fails once: nothing is half visible, and the next run completes what was begun."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from failing_storage import S3_FAULTS, Faults, failing_bucket, full_disk
-from s3_bucket import s3_bucket
+from failing_storage import S3_FAULTS, FailingServer, failing_bucket, full_disk
 from shard_bench import KEYS, Bench
 
 from stores.layout import Store
@@ -43,18 +42,12 @@ def visible(store: Store) -> dict[str, bytes]:
     return found
 
 
-def run(bench: Bench, faults: AbstractContextManager[Faults]) -> int:
-    """Works under a fault and then without; how many writes the disturbed run came to."""
-    with faults as counted:
-        try:
-            work(bench)
-        except StorageError:
-            assert counted.seen >= counted.at > 0
-        visible(bench.store)  # whole, as far as it is
+def assert_done(bench: Bench, calm: dict[str, bytes]) -> None:
+    """Works once more, and has what an undisturbed run has."""
     work(bench)
     ledger = read_ledger(bench.store, "eval", 0)
     assert ledger is not None and [row.status for row in ledger.rows] == [FETCHED] * 5
-    return counted.seen
+    assert visible(bench.store) == calm
 
 
 @pytest.fixture(scope="module")
@@ -78,30 +71,64 @@ def test_a_disk_that_is_full_at_any_write(
         bench = Bench(str(tmp_path / str(at)), shard_media, decoders)
         prepare(bench)
         asked = bench.fetcher.asked
-        seen = run(bench, full_disk(at))
-        assert visible(bench.store) == calm, at
+        with full_disk(at) as faults:
+            try:
+                work(bench)
+            except StorageError:
+                assert faults.seen >= faults.at
+            visible(bench.store)  # whole, as far as it is
+        assert_done(bench, calm)
         # Only what was in flight when the disk was full is fetched twice.
         assert asked.total() <= len(KEYS) + 5
-        if seen < at:  # it went through without the fault: there are no more writes
+        if faults.seen < at:  # it went through without the fault: there are no more writes
             break
         at += 1 if at < 12 else 3
     assert 20 < at < MOST_STEPS
 
 
-@pytest.mark.parametrize(
-    ("kinds", "stride"), [(S3_FAULTS, 2), *(pytest.param((how,), 1, marks=pytest.mark.slow) for how in S3_FAULTS)]
-)
-def test_a_bucket_that_fails_at_any_put(
-    shard_media: list[bytes], decoders: Any, calm: dict[str, bytes], kinds: tuple[str, ...], stride: int
+def disturbed(bench: Bench, server: FailingServer, at: int, how: str, requests: float) -> tuple[int, bool]:
+    """Works while a bucket fails from some request on; how many there were, and whether it went through."""
+    server.fail(at, how, requests)
+    try:
+        work(bench)
+        through = True
+    except StorageError:
+        through = False
+    seen = server.seen
+    server.heal()
+    visible(bench.store)  # whole, as far as it is
+    return seen, through
+
+
+ONE, ALL = (1.0,), (math.inf,)
+# In the short form faults of all kinds take turns at every few requests, such that pass with such that last.
+IN_TURN = [
+    ((1.0, math.inf), S3_FAULTS, 6),
+    *(pytest.param(lasts, (how,), 1, marks=pytest.mark.slow) for lasts in (ONE, ALL) for how in S3_FAULTS),
+]
+
+
+@pytest.mark.parametrize(("lasts", "kinds", "stride"), IN_TURN)
+def test_a_bucket_that_fails_at_any_request(
+    shard_media: list[bytes],
+    decoders: Any,
+    calm: dict[str, bytes],
+    lasts: tuple[float, ...],
+    kinds: tuple[str, ...],
+    stride: int,
 ) -> None:
-    """In the short form the kinds of fault take turns, at every second put."""
-    with s3_bucket() as options:
+    """One request or all from there on: reads, listings and writes of spool, tars and tables over a real connection."""
+    passed, lasted = [], []
+    with failing_bucket() as (options, server):
         for turn, at in enumerate(range(1, MOST_STEPS, stride)):
-            how = kinds[turn % len(kinds)]
+            how, requests = kinds[turn % len(kinds)], lasts[turn % len(lasts)]
             bench = Bench(f"s3://bucket/{at}", shard_media, decoders, **options)
             prepare(bench)
-            seen = run(bench, failing_bucket(bench.store.storage.fs, at, how))
-            assert visible(bench.store) == calm, at
+            seen, through = disturbed(bench, server, at, how, requests)
+            assert_done(bench, calm)
             if seen < at:
                 break
-        assert 8 < at < MOST_STEPS
+            (passed if requests == 1 else lasted).append(through)
+    assert 30 < at < MOST_STEPS
+    # What lasts is told; what passes is mostly tried again by the client's library before we hear of it.
+    assert not any(lasted) and (any(passed) or not passed)

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from media_factory import Audio, Video, write_media
 
-from pipeline import decode_process
+from pipeline import child_process
 from pipeline.decode_process import DecodeJob, DecodeOptions, DecodeProcess, first_ready
+from pipeline.media import FrameSpec
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def speaking(process: DecodeProcess, monkeypatch: pytest.MonkeyPatch, words: str
     def other(command: list[str], **options: object) -> subprocess.Popen[bytes]:
         return popen([sys.executable, "-c", program + words, *command[3:]], **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(decode_process.subprocess, "Popen", other)
+    monkeypatch.setattr(child_process.subprocess, "Popen", other)
     return ready(process)
 
 
@@ -103,7 +104,7 @@ def test_an_answer_that_our_code_does_not_give_ends_the_process(
 def test_half_a_message_is_not_waited_for(
     process: DecodeProcess, job: DecodeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode_process, "STALL_SECONDS", 1)
+    monkeypatch.setattr(child_process, "STALL_SECONDS", 1)
     speaking(process, monkeypatch, "import os; os.write(connection.fileno(), b'\\0\\0\\1\\0half'); time.sleep(60)")
     assert process.give(job)
     first_ready([process])
@@ -116,28 +117,12 @@ def test_half_a_message_is_not_waited_for(
 def test_media_that_nobody_reads_are_not_pushed_for_ever(
     process: DecodeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode_process, "STALL_SECONDS", 1)
+    monkeypatch.setattr(child_process, "STALL_SECONDS", 1)
     ready(process)
     assert process._process is not None
     os.kill(process._process.pid, signal.SIGSTOP)
     assert not process.give(DecodeJob(0, "a_0", bytes(8 << 20), 0, 0, 10_000))
     assert process.down
-
-
-def test_a_process_that_never_gets_ready_is_ended(process: DecodeProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_process, "START_SECONDS", 0.5)
-    monkeypatch.setattr(decode_process.sys, "executable", "/bin/cat")
-    popen = subprocess.Popen
-
-    def silent(command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        return popen([os.path.realpath("/bin/sleep"), "60"], **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(decode_process.subprocess, "Popen", silent)
-    process.start()
-    assert first_ready([process]) is process
-    assert not process.greet()
-    assert process.down
-    assert "0.5 s" in process.last_words
 
 
 def test_first_ready_is_the_one_that_spoke(job: DecodeJob) -> None:
@@ -162,5 +147,5 @@ def test_shared_memory_is_given_back() -> None:
 
     before = open_files()
     for _ in range(5):
-        DecodeProcess(DecodeOptions(None, decode_process.FrameSpec(fps=10, size=64), 100)).stop()
+        DecodeProcess(DecodeOptions(None, FrameSpec(fps=10, size=64), 100)).stop()
     assert open_files() <= before

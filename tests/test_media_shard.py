@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -286,3 +287,37 @@ def test_only_chosen_clips_are_tried_again(store: Store) -> None:
     policy = FetchPolicy(threads=3, wait_s=0.0, retry=frozenset({Cause.GONE}))
     found = build_media_shard(store, "eval", 0, PLANNED, Unpaced(fetcher), policy, only=frozenset({1, 5}), now=Clock())
     assert found.tried == 1 and fetcher.asked == {key: 1 + (key == KEYS[1]) for key in KEYS}
+
+
+def test_a_clip_that_takes_its_reader_down_is_tried_once_more_alone_and_then_crashed(store: Store) -> None:
+    crash = FetchFailure(Cause.CRASHED, "the cut process ended with signal 11")
+    again = FetchFailure(Cause.UNREACHABLE, "time-out")
+    fetcher = ScriptedFetcher({KEYS[0]: [crash], KEYS[1]: [crash, b"media"], KEYS[2]: [again, b"media"]})
+    policy = FetchPolicy(threads=3, wait_s=1000.0)
+    clock = Clock()
+    assert not build(store, fetcher, policy, clock).committed  # it is tried again at once, before anything is committed
+    under_way: list[str] = []
+    most = 0
+
+    def before(segment) -> None:
+        nonlocal most
+        under_way.append(segment.key)
+        threading.Event().wait(0.05)
+        suspects = {KEYS[0], KEYS[1]} & set(under_way)
+        most = max(most, len(under_way) if suspects else 0)
+        under_way.remove(segment.key)
+
+    fetcher.before = before
+    clock.time += timedelta(seconds=400)
+    assert build(store, fetcher, policy, clock).committed
+    assert most == 1
+    assert [(row.status, row.cause, row.attempts) for row in rows(store)[:3]] == [
+        ("failed", "crashed", 2),
+        ("fetched", None, 2),
+        ("fetched", None, 2),
+    ]
+    assert build(store, fetcher, policy, clock).tried == 0
+    retried = FetchPolicy(threads=3, wait_s=0.0, retry=frozenset({Cause.CRASHED}))
+    fetcher.script[KEYS[0]] = [b"media"]
+    build(store, fetcher, retried, clock)
+    assert rows(store)[0].status == "fetched" and fetcher.asked[KEYS[0]] == 3

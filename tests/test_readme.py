@@ -60,9 +60,9 @@ def test_every_source_file_has_a_test_file(repository: Path) -> None:
     have = {path.stem for path in (repository / "tests").rglob("test_*.py")}
     for package in ("pipeline", "models", "attacks", "stores"):
         for path in sorted((repository / package).glob("*.py")):
-            # What starts processes of its own is tested by starting them: decode_child in test_decoder,
-            # engine and ingest in tests/e2e and tests/faults, demo by `make demo`.
-            if path.stem in ("__init__", "decode_child", "engine", "ingest", "demo"):
+            # What runs in processes of its own is tested by starting them: decode_child in test_decoder, cut_child in
+            # test_cut_process, engine and ingest in tests/e2e and tests/faults, demo by `make demo`.
+            if path.stem in ("__init__", "cut_child", "decode_child", "engine", "ingest", "demo"):
                 continue
             names = {f"test_{path.stem}", f"test_{package}_{path.stem.strip('_')}"}
             assert names & have, f"{path.relative_to(repository)} has no test file"

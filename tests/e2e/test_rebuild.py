@@ -1,19 +1,27 @@
-"""Columns are brought up to date from the store alone: what was lost, damaged or relabelled comes back byte by byte."""
+"""Columns are brought up to date from the store alone: what was lost, damaged or relabelled comes back byte by byte,
+and who reads the store meanwhile notices nothing."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from calm_ingest import CalmIngest
-from ray_cluster import REPOSITORY, Cluster
+from calm_ingest import CalmIngest, ingest_arguments
+from ray_cluster import REPOSITORY, Cluster, run_ingest
+from small_clips import MIDS, SmallClips
 from store_factory import column_tars
 
+from pipeline.loopback import LoopbackServer
 from stores.layout import Store
+from stores.reader import Reader
 from stores.rebuild import plan_rebuild
+from stores.snapshot import Snapshot
 
 WEIGHTS = ("--encoder-weights", "random:0")
 
@@ -68,3 +76,54 @@ def test_what_cannot_be_made_is_said(two_nodes: Cluster, calm_ingest: CalmIngest
     assert "exit code 1: 1 column shards" in failed.stdout and "restore it" in failed.stdout + failed.stderr
     rows = [row for path in store.glob("media/mine/*.parquet") for row in pq.read_table(path).to_pylist()]
     assert {row["status"] for row in rows} == {"fetched"}
+
+
+def an_epoch(snapshot: Snapshot) -> str:
+    """Digest of all that a trainer gets in an epoch, in its order."""
+    digest = hashlib.sha256()
+    for batch in Reader(snapshot, order="uniform", batch_size=5, seed=1, epochs=1):
+        digest.update(repr(batch.keys).encode() + batch.multi_hot(snapshot.class_count).tobytes())
+        for name in sorted(batch.arrays):
+            digest.update(batch.arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def test_a_training_reads_its_snapshot_while_jobs_change_the_store(
+    two_nodes: Cluster, calm_ingest: CalmIngest, small_clips: SmallClips, tmp_path: Path
+) -> None:
+    """An ingest of corrected labels and of another split, a rebuild of everything, and `gc`, beside the reader."""
+    store = tmp_path / "store"
+    shutil.copytree(calm_ingest.store, store)
+    snapshot = Snapshot.open(str(store), "mine", ["logmel", "r2plus1d_18"])
+    calm, found, stop = an_epoch(snapshot), [], threading.Event()
+
+    def train() -> None:
+        while not stop.is_set():
+            found.append(an_epoch(snapshot))
+
+    corrected, more = tmp_path / "corrected.csv", tmp_path / "more.csv"
+    corrected.write_text(small_clips.csv.read_text().replace(MIDS[0], MIDS[1]))
+    more.write_text("".join(small_clips.csv.read_text().splitlines(keepends=True)[:6]))
+    garbage = store / "media/mine/00000.0123abcd.tar"
+    garbage.write_bytes(b"left by a killed job")
+    for path in (garbage, store / "media/mine/00000.parquet"):
+        os.utime(path, (1, 1))  # long ago
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    try:
+        with LoopbackServer(small_clips.media) as server:
+            words = ingest_arguments(small_clips, server, store)
+            words[words.index("--segments") + 1] = f"mine={corrected}"
+            ingested = run_ingest(two_nodes.environment, *words, "--segments", f"more={more}")
+            assert ingested.returncode == 0, ingested.stdout + ingested.stderr
+            assert len({entry.path for entry in server.log()}) == 3  # nothing of the split that is there
+        rebuilt = rebuild(two_nodes, store, "--split", "mine", "--columns", "logmel", "--again", "all")
+        assert rebuilt.returncode == 0, rebuilt.stdout + rebuilt.stderr
+        gc = [sys.executable, "-m", "stores", "gc", str(store), "--older-than", "1", "--delete"]
+        removed = subprocess.run(gc, cwd=REPOSITORY, capture_output=True, text=True, timeout=100, check=False)
+        assert removed.returncode == 0 and not garbage.exists(), removed.stdout + removed.stderr
+    finally:
+        stop.set()
+        trainer.join()
+    assert len(found) > 10 and set(found) == {calm}
+    assert an_epoch(Snapshot.open(str(store), "mine", ["logmel", "r2plus1d_18"])) != calm

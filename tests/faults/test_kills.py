@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,11 +13,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from calm_ingest import CalmIngest, ingest_arguments
-from chaos import IN_FLIGHT, live_tars, wait_for
+from chaos import IN_FLIGHT, ledger_rows, live_tars, wait_for
 from ray_cluster import Cluster, cluster, ingest_command, run_ingest
 from small_clips import SmallClips
 
-from pipeline.loopback import LoopbackServer
+from pipeline.loopback import LoopbackServer, Route
 from stores.layout import Store
 from stores.verify import verify
 
@@ -123,3 +124,34 @@ def test_the_encoders_node_is_lost_while_every_cpu_is_busy(
         assert len(server.log()) <= 12 + IN_FLIGHT
     assert live_tars(store) == calm
     assert_whole(store, small_clips)
+
+
+def test_a_clip_that_ends_its_cut_process_twice_is_crashed_and_its_shard_completes(
+    two_nodes: Cluster, small_clips: SmallClips, tmp_path: Path
+) -> None:
+    victim = small_clips.ytids[4]
+    media = (small_clips.media / f"{victim}.mp4").read_bytes()
+    index = media.rindex(b"moov") - 4
+    # Its process has begun when the first chunk is there, and then waits for an index that is seconds away.
+    media = media[:index] + struct.pack(">I", 300_008) + b"free" + bytes(300_000) + media[index:]
+    drips = Route(data=media, ranges=False, bytes_per_s=60_000)
+    with LoopbackServer(small_clips.media, {f"/{victim}.mp4": drips}) as server:
+        words = ingest_arguments(small_clips, server, tmp_path / "store")
+        words[words.index("--columns") + 1] = "none"
+        driver = subprocess.Popen(
+            ingest_command(*words), env=two_nodes.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for turn in (1, 2):
+            wait_for(lambda turn=turn: len(server.log(f"/{victim}.mp4")) == turn or driver.poll() is not None)
+            # The others are done: nothing else is cut.
+            wait_for(lambda: len({e.path for e in server.log() if e.seconds}) >= 11 or driver.poll() is not None)
+            wait_for(lambda: server.log(f"/{victim}.mp4")[-1].bytes > 150_000 or driver.poll() is not None)
+            for process in two_nodes.processes("pipeline.cut_child"):
+                process.kill()
+        said = driver.communicate(timeout=200)[0].decode()
+    assert driver.returncode == 1 and "Traceback" not in said, said
+    rows = {str(row["key"]): row for row in ledger_rows(tmp_path / "store")}
+    row = rows.pop(f"{victim}_0")
+    assert (row["status"], row["cause"], row["attempts"]) == ("failed", "crashed", 2)
+    assert row["words"] == "the cut process ended with signal 9"
+    assert len(rows) == 11 and {row["status"] for row in rows.values()} == {"fetched"}

@@ -5,7 +5,6 @@ It is started by `pipeline.cut_process` as `python -m pipeline.cut_child`, opens
 
 from __future__ import annotations
 
-import io
 import json
 import traceback
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from pipeline.child_limits import child_parser, die_with, limit_data
 from pipeline.cut import cut_segment
 from pipeline.failures import FetchFailure
+from pipeline.seekable import SeekableReader
 
 
 def main() -> None:
@@ -65,37 +65,18 @@ def _work(connection: Connection, job: dict[str, Any]) -> tuple[dict[str, Any], 
     return {"extension": cut.extension, "media_start_ms": cut.media_start_ms, "cut": cut.data is not None}, cut.data
 
 
-class _AskedFor(io.RawIOBase):
+class _AskedFor(SeekableReader):
     """A file of the parent's, as FFmpeg reads it."""
 
     def __init__(self, connection: Connection, number: int) -> None:
         super().__init__()
-        self._connection, self._number, self._position = connection, number, 0
+        self._connection, self._number = connection, number
 
-    def readable(self) -> bool:
-        return True
+    def read_at(self, position: int, length: int) -> bytes:
+        return self._ask({"read": [self._number, position, length]})
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}.get(whence)
-        if base is None:
-            base = int(self._ask({"size": self._number}))
-        if base + offset < 0:
-            raise ValueError(f"expected a position inside the file, got {base + offset}")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._ask({"read": [self._number, self._position, len(view)]})
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    def end(self) -> int:
+        return int(self._ask({"size": self._number}))
 
     def _ask(self, question: dict[str, int | Sequence[int]]) -> bytes:
         self._connection.send_bytes(json.dumps(question).encode())

@@ -6,17 +6,17 @@ unless told otherwise, and nothing counts what crossed the network.
 
 from __future__ import annotations
 
-import io
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import requests
 import urllib3
 
 from pipeline.clip import MIB
 from pipeline.failures import Cause, FetchFailure, classify, plain_words
+from pipeline.seekable import SeekableReader
 from pipeline.transfer import EMPTY, RemoteUrl, Spending, Stream, body, cut_transfer
 
 BLOCK_BYTES = MIB // 4  # unit of the cache; one request asks for one to four of them
@@ -28,7 +28,7 @@ PAGE_TYPES = ("text/html", "application/xhtml+xml", "application/json", "text/xm
 T = TypeVar("T")
 
 
-class RangeReader(io.RawIOBase):
+class RangeReader(SeekableReader):
     """A remote file, read by ranges; whole and in order where the server knows none.
 
     The first megabyte is fetched at once, so that what is not there or not media fails here, and a small file costs one
@@ -53,7 +53,6 @@ class RangeReader(io.RawIOBase):
         super().__init__()
         self._remote = RemoteUrl(session, url, spending, headers)
         self._spending = spending
-        self._position = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._run = 0  # blocks that the last request asked for if it went on from another, else 0
         self._next_block = 0  # the one after them
@@ -76,37 +75,16 @@ class RangeReader(io.RawIOBase):
         """Whether the server calls the file a page rather than media."""
         return self.content_type in PAGE_TYPES
 
-    def readable(self) -> bool:
-        """True."""
-        return True
+    def read_at(self, position: int, length: int) -> bytes:
+        """What one block holds from a position on. Raises FetchFailure."""
+        return self._guarded(lambda: self._read_at(position, length))
 
-    def seekable(self) -> bool:
-        """True, at the price of reading through where the server knows no ranges."""
-        return True
-
-    def tell(self) -> int:
-        """The position in bytes."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves the position; nothing is fetched unless the end has to be found by reading."""
-        base = 0
-        if whence == io.SEEK_CUR:
-            base = self._position
-        elif whence == io.SEEK_END:
-            base = self._end()
-        if base + offset < 0:
-            raise ValueError(f"expected a position inside the file, got {base + offset}")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Reads what one block holds from the position on; 0 at the end only. Raises FetchFailure."""
-        view = memoryview(buffer).cast("B")
-        data = self._guarded(lambda: self._read_at(self._position, len(view)))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    def end(self) -> int:
+        """The size, at the price of reading through where the server knows no ranges. Raises FetchFailure."""
+        if self.size is None and self._stream is not None:
+            self.size = self._guarded(self._stream.read_to_end)
+        assert self.size is not None  # a range answer says it
+        return self.size
 
     def close(self) -> None:
         """Gives the connection up; the session stays open."""
@@ -130,12 +108,6 @@ class RangeReader(io.RawIOBase):
     def _open(self) -> bytes:
         self._fetch_blocks(0, LONGEST_RUN)
         return self._read_at(0, 512)
-
-    def _end(self) -> int:
-        if self.size is None and self._stream is not None:
-            self.size = self._guarded(self._stream.read_to_end)
-        assert self.size is not None  # a range answer says it
-        return self.size
 
     def _read_at(self, position: int, length: int) -> bytes:
         if self._stream is not None:

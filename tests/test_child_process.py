@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
+from other_children import GREETS, run_instead
 
 from pipeline import child_process
 from pipeline.child_process import ChildProcess
 
-GREETS = (
-    "import sys, time, os; from multiprocessing.connection import Connection\n"
-    "connection = Connection(int(sys.argv[sys.argv.index('--socket') + 1])); connection.send_bytes(b'ready')\n"
-)
-
 
 @pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChildProcess]:
-    """Runs the program that `run` sets."""
+def process() -> Iterator[ChildProcess]:
+    """Runs the program that `run_instead` sets."""
     process = ChildProcess("test", "nothing", 1 << 30)
     yield process
     process.stop()
-
-
-def run(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    popen = subprocess.Popen
-
-    def other(command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        return popen([sys.executable, "-c", program, *command[3:]], **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(child_process.subprocess, "Popen", other)
 
 
 def ready(process: ChildProcess) -> ChildProcess:
@@ -46,7 +31,7 @@ def ready(process: ChildProcess) -> ChildProcess:
 
 
 def test_down_starting_ready_and_down_again(process: ChildProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(monkeypatch, GREETS + "connection.send_bytes(' '.join(sys.argv[1:]).encode()); time.sleep(60)")
+    run_instead(monkeypatch, GREETS + "connection.send_bytes(' '.join(sys.argv[1:]).encode()); time.sleep(60)")
     assert process.down
     words = ready(process).hear(30).decode()
     assert f"--parent {os.getpid()} --data-limit {1 << 30} --more words" in words
@@ -56,7 +41,7 @@ def test_down_starting_ready_and_down_again(process: ChildProcess, monkeypatch: 
 
 
 def test_one_that_never_gets_ready_is_ended(process: ChildProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(monkeypatch, "import time; time.sleep(60)")
+    run_instead(monkeypatch, "import time; time.sleep(60)")
     process.start()
     assert not process.greet()
     assert process.down and "the test process took more than 180 s" in process.last_words
@@ -67,7 +52,7 @@ def test_one_that_never_gets_ready_is_ended(process: ChildProcess, monkeypatch: 
     [("os.kill(os.getpid(), 9)", "ended with signal 9"), ("sys.exit(7)", "ended with exit code 7")],
 )
 def test_how_it_ended_is_told(process: ChildProcess, monkeypatch: pytest.MonkeyPatch, program: str, words: str) -> None:
-    run(monkeypatch, GREETS + program)
+    run_instead(monkeypatch, GREETS + program)
     ready(process)
     with pytest.raises((EOFError, ConnectionError)) as raised:
         process.hear(30)
@@ -79,7 +64,9 @@ def test_silence_is_a_timeout_and_half_a_message_is_not_waited_for(
     process: ChildProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child_process, "STALL_SECONDS", 1)
-    run(monkeypatch, GREETS + "time.sleep(1); os.write(connection.fileno(), b'\\0\\0\\1\\0half'); time.sleep(60)")
+    run_instead(
+        monkeypatch, GREETS + "time.sleep(1); os.write(connection.fileno(), b'\\0\\0\\1\\0half'); time.sleep(60)"
+    )
     ready(process)
     with pytest.raises(TimeoutError):
         process.hear(0.1)
@@ -90,14 +77,14 @@ def test_silence_is_a_timeout_and_half_a_message_is_not_waited_for(
 
 
 def test_longer_than_a_message_may_be_is_an_error(process: ChildProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(monkeypatch, GREETS + "connection.send_bytes(bytes(5000)); time.sleep(60)")
+    run_instead(monkeypatch, GREETS + "connection.send_bytes(bytes(5000)); time.sleep(60)")
     with pytest.raises(OSError):
         ready(process).hear(30, 4999)
 
 
 def test_what_nobody_reads_is_not_pushed_for_ever(process: ChildProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "STALL_SECONDS", 1)
-    run(monkeypatch, GREETS + "time.sleep(60)")
+    run_instead(monkeypatch, GREETS + "time.sleep(60)")
     ready(process)
     assert process._process is not None
     os.kill(process._process.pid, signal.SIGSTOP)

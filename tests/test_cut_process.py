@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 import pytest
 from media_factory import Audio, Video, write_media
+from other_children import GREETS, run_instead
 
-from pipeline import child_process, cut_process
+from pipeline import cut_process
 from pipeline.child_process import ChildUnavailable
 from pipeline.cut import cut_segment
 from pipeline.cut_process import CutError, CutProcess, cut_apart
@@ -181,17 +182,7 @@ def test_it_ends_with_its_parent(media: dict[str, bytes], tmp_path: Path) -> Non
 
 def speaking(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     """Processes have another program in them: it greets, then runs `words` with `connection` once it has a job."""
-    program = (
-        "import sys, time, json; from multiprocessing.connection import Connection\n"
-        "connection = Connection(int(sys.argv[sys.argv.index('--socket') + 1]))\n"
-        "connection.send_bytes(b'ready'); connection.recv_bytes()\n"
-    )
-    popen = subprocess.Popen
-
-    def other(command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        return popen([sys.executable, "-c", program + words, *command[3:]], **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(child_process.subprocess, "Popen", other)
+    run_instead(monkeypatch, GREETS + "connection.recv_bytes()\n" + words)
 
 
 @pytest.mark.parametrize(
@@ -231,8 +222,7 @@ def test_a_bug_of_ours_is_told_with_its_place(process: CutProcess, monkeypatch: 
 
 
 def test_processes_that_never_get_ready_are_nobodys_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    popen = subprocess.Popen
-    monkeypatch.setattr(child_process.subprocess, "Popen", lambda _, **more: popen([sys.executable, "-c", ""], **more))
+    run_instead(monkeypatch, "")
     with pytest.raises(ChildUnavailable, match="exit code 0"):
         cut(CutProcess(), b"data")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from media_factory import Audio, Video, write_media
+from other_children import GREETS, run_instead
 
 from pipeline import child_process
 from pipeline.decode_process import DecodeJob, DecodeOptions, DecodeProcess, first_ready
@@ -43,17 +42,7 @@ def ready(process: DecodeProcess) -> DecodeProcess:
 
 def speaking(process: DecodeProcess, monkeypatch: pytest.MonkeyPatch, words: str) -> DecodeProcess:
     """The process with another program in it: greets, then runs `words` with `connection` once it has a job."""
-    program = (
-        "import sys, time, json; from multiprocessing.connection import Connection\n"
-        "connection = Connection(int(sys.argv[sys.argv.index('--socket') + 1]))\n"
-        "connection.send_bytes(b'ready'); connection.recv_bytes(); connection.recv_bytes()\n"
-    )
-    popen = subprocess.Popen
-
-    def other(command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        return popen([sys.executable, "-c", program + words, *command[3:]], **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(child_process.subprocess, "Popen", other)
+    run_instead(monkeypatch, GREETS + "connection.recv_bytes(); connection.recv_bytes()\n" + words)
     return ready(process)
 
 

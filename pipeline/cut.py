@@ -10,9 +10,8 @@ from typing import Any
 import av
 from av.stream import Discard
 
-from pipeline.demux import FORMATS, FORMATS_WITHOUT_ZERO, Kind, best_stream
+from pipeline.demux import CLIP_SLACK_MS, FORMATS, FORMATS_WITHOUT_ZERO, Kind, best_stream
 from pipeline.failures import Cause, FetchFailure, plain_words
-from pipeline.media import CLIP_SLACK_MS
 from pipeline.remux import Track, remux
 
 AUDIO_LEAD_S = Fraction(1)  # sound before the segment, for decoders that need a run-up

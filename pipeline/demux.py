@@ -27,6 +27,8 @@ FORMATS = (
 # Formats whose time stamps begin anywhere (MPEG-TS: 1.4 s in FFmpeg's own files; MP3: after the encoder's delay).
 FORMATS_WITHOUT_ZERO = ("mpegts", "mpeg", "mp3")
 READ_BYTES = 1 << 18
+# A file this much longer than the segment may still be the segment's own clip, cut at packets or key frames.
+CLIP_SLACK_MS = 2000
 # How far before the wanted time a seek aims when the one before it landed too late (an index in decoding time, a
 # format without an index). After the last of them the file is read from its beginning.
 SEEK_BACK_S = (Fraction(0), Fraction(2), Fraction(12))

@@ -13,8 +13,6 @@ from enum import StrEnum
 from functools import singledispatch
 
 import av.error
-import requests
-import urllib3
 
 LONGEST_RETRY_AFTER_S = 86_400.0  # a server that asks for a year is asked again after a day
 LONGEST_WORDS = 300
@@ -150,8 +148,8 @@ def failure_of_status(status: int, retry_after: str | None = None) -> FetchFailu
 def classify(error: BaseException) -> FetchFailure:
     """The failure that an error stands for; what is not known is `internal`: our bug.
 
-    Errors of requests, urllib3, sockets and PyAV are known here; `pipeline.ytdlp_errors` registers yt-dlp's, so that
-    only who fetches with it pays for its import.
+    Errors of sockets and PyAV are known here; `pipeline.http_errors` and `pipeline.ytdlp_errors` register those of
+    requests and yt-dlp, so that only who fetches with them pays for their import.
     """
     return FetchFailure(Cause.INTERNAL, plain_words(f"{type(error).__name__}: {error}"))
 
@@ -161,20 +159,11 @@ def _(error: FetchFailure) -> FetchFailure:
     return error
 
 
-@classify.register(requests.RequestException)
-@classify.register(urllib3.exceptions.HTTPError)
 @classify.register(TimeoutError)
 @classify.register(ConnectionError)
 def _(error: Exception) -> FetchFailure:
     # Other OSErrors (a full disk) are ours; socket.gaierror comes wrapped in requests' ConnectionError.
     return FetchFailure(Cause.UNREACHABLE, plain_words(f"{type(error).__name__}: {error}"))
-
-
-@classify.register(requests.exceptions.ProxyError)
-def _(error: Exception) -> FetchFailure:
-    words = plain_words(f"{type(error).__name__}: {error}")
-    # A proxy that answers, if only that it could not reach the server, is there.
-    return (FetchFailure if "Tunnel connection failed" in words else ProxyDown)(Cause.UNREACHABLE, words)
 
 
 @classify.register

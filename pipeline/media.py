@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.audio_decode import Sound, SoundRules, decode_sound, open_sound_file, read_sound, resample
-from pipeline.demux import Demuxer, Limits, Undecodable
+from pipeline.demux import CLIP_SLACK_MS, Demuxer, Limits, Undecodable
 from pipeline.video_decode import FrameSpec, Picture, decode_picture
 
 __all__ = [
@@ -23,8 +23,6 @@ __all__ = [
     "start_in_file",
 ]
 
-# A file this much longer than the segment may still be the segment's own clip, cut at packets or key frames.
-CLIP_SLACK_MS = 2000
 # A whole video's declared length may miss the end of its last segment by this much.
 END_SLACK_MS = 250
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import requests
 import urllib3
 
+from pipeline import http_errors  # noqa: F401 - registers errors of requests with `classify`
 from pipeline.clip import MIB
 from pipeline.failures import Cause, FetchFailure, classify, plain_words
 from pipeline.seekable import SeekableReader

@@ -12,9 +12,10 @@ import requests
 
 from pipeline.clip import MIB, FetchedClip, FetchOptions
 from pipeline.cut_process import cut_apart
+from pipeline.demux import CLIP_SLACK_MS
 from pipeline.failures import Cause, FetchFailure, Refused
 from pipeline.http_session import new_session
-from pipeline.media import CLIP_SLACK_MS, start_in_file
+from pipeline.media import start_in_file
 from pipeline.pool import Pool
 from pipeline.remote import RangeReader
 from pipeline.segments import Segment

@@ -123,14 +123,15 @@ def test_time_that_is_spent_waiting_for_bytes_is_not_the_clips(
     assert process.cut([slow], 0, 10_000, MANY, None) == wanted
 
 
-def test_a_clip_that_takes_more_memory_than_it_may_is_crashed(
-    media: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cut_process, "MEMORY_BYTES", 100_000)
+def test_a_clip_that_takes_more_memory_than_it_may_is_crashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = Audio(seconds=60.0, codec="pcm_s16le", rate=48_000)
+    large = write_media(tmp_path / "a.wav", None, sound).read_bytes()
+    monkeypatch.setattr(cut_process, "MEMORY_BYTES", 12_000_000)
     process = CutProcess()
     try:
+        assert cut(process, large, 45_000).data
         with pytest.raises(FetchFailure, match="the cut process ended with") as raised:
-            cut(process, media["both"])
+            process.cut([io.BytesIO(large)], 0, 50_000, MANY, None)
         assert raised.value.cause == Cause.CRASHED
     finally:
         process.stop()
@@ -245,3 +246,12 @@ def test_a_bug_in_the_child_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> Non
         assert b"ZeroDivisionError: ours" in parent.recv_bytes()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_it_imports_little() -> None:
+    """There is one for each thread that fetches: it must be started quickly."""
+    program = (
+        "import sys, pipeline.cut_child; print({'numpy', 'requests', 'torch', 'ray', 'pyarrow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

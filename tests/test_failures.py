@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import errno
 import pickle
-import socket
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
 import av
 import pytest
-import requests
-import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,13 +146,6 @@ def test_words_hold_no_secrets_and_one_short_line() -> None:
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (requests.ConnectTimeout("slow"), Cause.UNREACHABLE),
-        (requests.exceptions.SSLError("certificate"), Cause.UNREACHABLE),
-        (requests.exceptions.ProxyError("proxy"), Cause.UNREACHABLE),
-        (requests.exceptions.ProxyError("Tunnel connection failed: 502 Bad Gateway"), Cause.UNREACHABLE),
-        (requests.exceptions.ChunkedEncodingError("cut"), Cause.UNREACHABLE),
-        (urllib3.exceptions.IncompleteRead(3, 5), Cause.UNREACHABLE),
-        (urllib3.exceptions.ProtocolError("reset"), Cause.UNREACHABLE),
         (TimeoutError("read"), Cause.UNREACHABLE),
         (ConnectionResetError(errno.ECONNRESET, "reset"), Cause.UNREACHABLE),
         (av.error.InvalidDataError(1, "Invalid data"), Cause.UNDECODABLE),
@@ -173,12 +163,3 @@ def test_errors_are_classified(error: Exception, cause: Cause) -> None:
 def test_a_failure_is_itself() -> None:
     failure = FetchFailure(Cause.GONE, "gone")
     assert classify(failure) is failure
-
-
-def test_a_refused_connection_and_an_unknown_name_are_unreachable() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
-        with pytest.raises(requests.ConnectionError) as caught:
-            requests.get(url, timeout=5, proxies={"http": ""})
-    assert classify(caught.value).cause == Cause.UNREACHABLE

@@ -67,6 +67,9 @@ class ChildProcess:
         Args:
             arguments: beside those that every such process has.
             inherited: file descriptors that it shares.
+
+        Raises:
+            ChildUnavailable: it cannot be started at all.
         """
         ours, theirs = socket.socketpair()
         limit = struct.pack("ll", STALL_SECONDS, 0)
@@ -77,9 +80,13 @@ class ChildProcess:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()}
         descriptors = (theirs.fileno(), *inherited)
         with theirs:
-            self._process = _STARTER.submit(
-                subprocess.Popen, command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env=environment
-            ).result()
+            try:
+                self._process = _STARTER.submit(
+                    subprocess.Popen, command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env=environment
+                ).result()
+            except OSError as error:  # no memory, no interpreter: whatever it is, it is not the media's
+                ours.close()
+                raise ChildUnavailable(f"no {self._name} process can be started: {error}") from error
         self.connection = Connection(ours.detach())
         self._greeted = False
         self.deadline = time.monotonic() + START_SECONDS

@@ -19,7 +19,9 @@ class FetchOptions:
         connect_timeout_s: seconds to connect.
         read_timeout_s: seconds to wait for the header of an answer, and for the next bytes of its body.
         deadline_s: seconds for everything that one segment needs; then it is `unreachable`.
-        max_bytes: what one segment may move over the network, and what its media may have; beyond it is `undecodable`.
+        max_bytes: what one segment may move over the network, and what a kept file of a folder may have; beyond it is
+            `undecodable`.
+        max_clip_bytes: what a segment's media from the network may have: several threads hold some in memory.
         proxy: its URL; None: the environment's; "": none.
         source_address: the local address that connections are made from; None: the system's choice.
         cookie_file: cookies in Netscape format; read, never written.
@@ -33,6 +35,7 @@ class FetchOptions:
     read_timeout_s: float = 20.0
     deadline_s: float = 180.0
     max_bytes: int = 256 * MIB
+    max_clip_bytes: int = 64 * MIB
     proxy: str | None = None
     source_address: str | None = None
     cookie_file: str | None = None

@@ -19,6 +19,7 @@ TAIL_S = Fraction(1, 4)  # past the end, because packets come in decoding order
 OVERRUN_S = Fraction(15)  # how far one track is read past the end while another has not got there
 SEEK_BACK_S = (Fraction(0), Fraction(2), Fraction(12))  # before the file is read from its beginning
 READ_BYTES = 1 << 16
+LONGEST_READ = 1 << 20  # from another process at once: FFmpeg asks for all of a large packet, and takes what it gets
 EXTENSIONS = {"mov": "mp4", "matroska": "mkv", "mpegts": "ts", "mpeg": "mpg"}
 
 StartInFile = Callable[[int | None], int]

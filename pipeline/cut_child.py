@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from pipeline.child_limits import child_parser, die_with, limit_data
-from pipeline.cut import cut_segment
+from pipeline.cut import LONGEST_READ, cut_segment
 from pipeline.failures import FetchFailure
 from pipeline.seekable import SeekableReader
 
@@ -21,7 +22,7 @@ def main() -> None:
     """Serves jobs until the parent closes the socket."""
     arguments = child_parser(__doc__).parse_args()
     die_with(arguments.parent)
-    with Connection(arguments.socket) as connection:
+    with Connection(arguments.socket) as connection, suppress(EOFError, ConnectionError):  # it hung up on this clip
         limit_data(arguments.data_limit)
         connection.send_bytes(b"ready")
         serve(connection)
@@ -60,6 +61,8 @@ def _work(connection: Connection, job: dict[str, Any]) -> tuple[dict[str, Any], 
         return {"undecodable": failure.words}, None
     except MemoryError:
         raise  # beyond its limit: the process goes, and the parent counts that against the clip
+    except ArithmeticError as error:
+        return {"undecodable": f"its numbers are beyond any media's: {type(error).__name__}: {error}"}, None
     except Exception:  # noqa: BLE001
         return {"internal": traceback.format_exc()}, None
     return {"extension": cut.extension, "media_start_ms": cut.media_start_ms, "cut": cut.data is not None}, cut.data
@@ -73,7 +76,7 @@ class _AskedFor(SeekableReader):
         self._connection, self._number = connection, number
 
     def read_at(self, position: int, length: int) -> bytes:
-        return self._ask({"read": [self._number, position, length]})
+        return self._ask({"read": [self._number, position, min(length, LONGEST_READ)]})
 
     def end(self) -> int:
         return int(self._ask({"size": self._number}))

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.child_process import LONGEST_MESSAGE, START_SECONDS, ChildProcess, ChildUnavailable
-from pipeline.clip import MIB
-from pipeline.cut import Cut, StartInFile
+from pipeline.cut import LONGEST_READ, Cut, StartInFile
 from pipeline.failures import Cause, FetchFailure, plain_words
 from pipeline.pool import Pool
 
 CUT_SECONDS = 60.0  # of the process's own time for a clip; what it waits for the network is not counted
 MEMORY_BYTES = 2 << 30
 STARTS_BEFORE_GIVING_UP = 5
+LONGEST_START_MS = (1 << 31) - 1  # what a ledger holds
+# What comes of an answer that does not come, or that our code does not give.
+NONSENSE = (EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 class CutError(Exception):
@@ -76,12 +79,12 @@ class CutProcess(ChildProcess):
                 data = self.hear(left_s, max_bytes + LONGEST_MESSAGE) if message.get("cut") else None
                 left_s -= time.monotonic() - began
                 if "extension" in message:
-                    return Cut(data, str(message["extension"]), int(message["media_start_ms"]))
+                    return _cut(message, data)
                 if "undecodable" in message:
                     return FetchFailure(Cause.UNDECODABLE, plain_words(message["undecodable"]))
                 if "internal" not in message:
                     question = _Question(message, files)
-            except (EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            except NONSENSE as error:
                 self.bury(error, CUT_SECONDS)
                 return FetchFailure(Cause.CRASHED, self.last_words)
             if "internal" in message:
@@ -94,6 +97,16 @@ class CutProcess(ChildProcess):
                 return FetchFailure(Cause.CRASHED, self.last_words)
 
 
+def _cut(message: dict[str, Any], data: bytes | None) -> Cut | FetchFailure:
+    """What a process says that it cut. Raises ValueError, LookupError or TypeError for what our code does not say."""
+    extension, start_ms = str(message["extension"]), int(message["media_start_ms"])
+    if not re.fullmatch(r"[a-z0-9_]{1,16}", extension):
+        raise ValueError(f"cut a {extension[:30]!r}")
+    if abs(start_ms) > LONGEST_START_MS:
+        return FetchFailure(Cause.UNDECODABLE, f"its segment starts at {start_ms} ms, which is beyond any media")
+    return Cut(data, extension, start_ms)
+
+
 class _Question:
     """What the process may ask. Raises ValueError, LookupError or TypeError for anything else."""
 
@@ -103,7 +116,7 @@ class _Question:
         self._position, self._length, self._duration_ms = 0, 0, None
         if self._kind == "read":
             number, self._position, self._length = map(int, value)
-            if self._position < 0 or not 0 <= self._length <= MIB:
+            if self._position < 0 or not 0 <= self._length <= LONGEST_READ:
                 raise ValueError(f"asked for {value}")
             self._file = files[abs(number)]
         elif self._kind == "size":

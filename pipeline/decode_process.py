@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.child_process import STALL_SECONDS, ChildProcess
+from pipeline.failures import sayable
 from pipeline.media import FrameSpec
 
 _SLOTS = 2  # the child fills one slot of frames while the parent still reads the other
@@ -155,7 +156,7 @@ class DecodeProcess(ChildProcess):
         if facts["status"] == "internal":
             raise DecoderError(f"{job.key}: {facts['words']}")
         if facts["status"] != "ok":
-            return DecodeResult(job.index, facts["status"], facts["words"])
+            return DecodeResult(job.index, facts["status"], sayable(str(facts["words"])))
         return DecodeResult(job.index, "ok", None, facts, logmel, self._view(facts["frames"]))
 
     def stop(self) -> None:

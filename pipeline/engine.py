@@ -217,7 +217,10 @@ class IngestRun:
         self._metrics = IngestMetrics(self.store.storage)
         self._keeper = gatekeeper() if self._fetches and self.options.kind != "dir" else None
         fetches = sum(self._to_fetch(state) for state in states) if self._fetches else 0
-        decodes = sum(state.planned for state in states if state.ledger is None or self._to_compute(state))
+        decodes = sum(
+            state.planned if state.ledger is None or self._to_compute(state) else self._to_fetch(state)
+            for state in states
+        )
         with ProgressDisplay(self.console, fetches, decodes if self.columns else 0) as display:
             while self._running or any(self._ready.values()):
                 for kind in self._ready:
@@ -295,8 +298,8 @@ class IngestRun:
 
     def _after_fetch(self, state: ShardState, report: MediaReport) -> None:
         self._totals.tried += report.tried
+        self._totals.traffic += report.traffic
         self._metrics.fetched(report, state.ledger, state.planned)
-        before = state.ledger["traffic"] if state.ledger else 0
         waiting = report.summary["next_attempt"]
         if report.shut_s:
             self._hold_until = max(self._hold_until, time.monotonic() + min(report.shut_s, LONGEST_HOLD_S))
@@ -306,7 +309,6 @@ class IngestRun:
                 waits.append((datetime.fromisoformat(waiting) - datetime.now(UTC)).total_seconds())
             self._push("fetch", state, min(waits, default=0.0))
             return
-        self._totals.traffic += report.summary["traffic"] - before
         state.ledger = report.summary
         if self._to_compute(state):
             self._push("columns", state)

@@ -66,14 +66,17 @@ class FetchFailure(Exception):  # noqa: N818 - a fact about the other side, the 
         cause: one of the closed list.
         words: one line for people, without anything secret (see `plain_words`).
         retry_after_s: seconds that the other side asked to wait; None when it asked for nothing.
+        traffic, requests: what it cost, as far as whoever fetched counts that.
     """
 
     def __init__(self, cause: Cause, words: str, retry_after_s: float | None = None) -> None:
+        words = sayable(words)
         # All three as positional args: what pickle and Ray restore an exception from.
         super().__init__(cause, words, retry_after_s)
         self.cause = cause
         self.words = words
         self.retry_after_s = retry_after_s
+        self.traffic, self.requests = 0, 1
 
     def __str__(self) -> str:
         return f"{self.cause}: {self.words}"
@@ -107,13 +110,18 @@ def parse_retry_after(value: str | None, now: float | None = None) -> float | No
     if not value:
         return None
     value = value.strip()
-    if re.fullmatch(r"\d{1,12}", value):
-        return min(float(value), LONGEST_RETRY_AFTER_S)
+    if re.fullmatch(r"\d+", value, re.ASCII):
+        return min(float(value[:20]), LONGEST_RETRY_AFTER_S)
     try:
         moment = email.utils.parsedate_to_datetime(value).timestamp()
     except (ValueError, OverflowError):
         return None
     return min(max(moment - (time.time() if now is None else now), 0.0), LONGEST_RETRY_AFTER_S)
+
+
+def sayable(words: str) -> str:
+    """Words without the lone surrogates that names of files may hold: no table takes those."""
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 def plain_words(text: object) -> str:

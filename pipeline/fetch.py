@@ -50,7 +50,9 @@ def scope_of(text: str) -> str:
     kind = source_kind(text)
     if kind not in ("http", "ytdlp"):
         return kind
-    return re.sub(r"[^A-Za-z0-9.-]", "-", urlsplit(_url(text)).netloc.rsplit("@", 1)[-1])[:100]
+    url = urlsplit(_url(text))
+    host = url.netloc.rsplit("@", 1)[-1].lower().removesuffix({"http": ":80", "https": ":443"}.get(url.scheme, ":"))
+    return re.sub(r"[^a-z0-9.-]", "-", host)[:100]
 
 
 def open_source(text: str, options: FetchOptions, before_request: Callable[[], None] | None = None) -> Fetcher:

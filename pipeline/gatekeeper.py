@@ -36,6 +36,12 @@ class Answer:
     era: int = 0
 
 
+def steady_clock() -> Callable[[], float]:
+    """Unix time, going on evenly whatever the machine's clock is set to: turns would move with it."""
+    wall, since = time.time(), time.monotonic()
+    return lambda: wall + time.monotonic() - since
+
+
 class Gatekeeper:
     """Budgets and breakers by egress.
 
@@ -43,11 +49,11 @@ class Gatekeeper:
     budget may spend in the next seconds is written down as spent, so that a quick one is not written down every time.
 
     Args:
-        clock: Unix time.
+        clock: Unix time; None: `steady_clock`.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or steady_clock()
         self._gates: dict[str, Gate] = {}
         self._stores: dict[str, Storage] = {}
         self._store = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,7 @@ class Entry:
 class GatekeeperServer:
     """`Gatekeeper` for callers that each say who they are: one that was restarted has forgotten all jobs."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self._keeper = Gatekeeper(clock)
         self._known: set[tuple[str, frozenset[tuple[str, Limits]]]] = set()
 

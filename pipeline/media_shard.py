@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipeline.clip import FetchedClip
+from pipeline.cut_process import CutError
 from pipeline.failures import POLICIES, Cause, FetchFailure, next_try_s
 from pipeline.permits import Shut, Source, Stopped
 from pipeline.segments import Segment
@@ -37,6 +38,7 @@ from stores.storage import ABSENT, StorageError
 Progress = Callable[..., None]
 
 LONGEST_WAIT_S = 86_400.0
+ROOM_BYTES = 256 << 10  # for what each thread fetches: most clips of ten seconds
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class MediaReport:
         committed: whether the ledger holds all of it; else the shard waits for `summary["next_attempt"]`.
         summary: of the ledger as it is or will be, see `stores.ledger.ledger_summary`.
         tried: clips that the source was asked for in this call.
+        traffic: media bytes that came over the network for them.
         shut_s: seconds for which no egress may be used; 0 where one may.
         seconds: time spent, by stage.
     """
@@ -79,6 +82,7 @@ class MediaReport:
     summary: dict[str, Any]
     tried: int
     shut_s: float = 0.0
+    traffic: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -117,20 +121,20 @@ def build_media_shard(
     due = [row for row in due if row.key not in forgotten]
     # Throttled clips go last: one address that never answers must not keep the others from their turn.
     due.sort(key=lambda row: (row.cause == Cause.THROTTLED, row.attempts, row.position))
-    tried, shut_s = 0, 0.0
+    tried, traffic, shut_s = 0, 0, 0.0
     for row, wait_s in _fetch_all(due, segments, source, spool, policy, now):
         if row.attempts > rows[row.position].attempts:
-            tried += 1
+            tried, traffic = tried + 1, traffic + row.traffic - rows[row.position].traffic
             progress(**{row.status: 1})
         rows[row.position], shut_s = row, max(shut_s, wait_s)
     seconds = {"fetch": (now() - began).total_seconds()}
     if shut_s or _comes_back_soon(rows, now(), policy):
         summary = ledger_summary(split, shard, rows, ledger.tars if ledger else {})
-        return MediaReport(split, shard, False, summary, tried, shut_s, seconds)
+        return MediaReport(split, shard, False, summary, tried, shut_s, traffic, seconds)
     began = now()
     summary = _commit(store, split, shard, rows, ledger, spool, policy)
     seconds["media"] = (now() - began).total_seconds()
-    return MediaReport(split, shard, True, summary, tried, seconds=seconds)
+    return MediaReport(split, shard, True, summary, tried, traffic=traffic, seconds=seconds)
 
 
 def _rows_so_far(
@@ -169,6 +173,7 @@ def _fetch_all(
     stop = threading.Event()
 
     def fetch_one(row: LedgerRow) -> tuple[LedgerRow, float]:
+        spool.storage.require_room(policy.threads * ROOM_BYTES)  # what cannot be kept is not asked for
         try:
             clip = source.fetch(segments[row.position], stop)
         except Stopped:
@@ -177,6 +182,8 @@ def _fetch_all(
             return replace(row, not_before=now() + timedelta(seconds=shut.wait_s)), shut.wait_s
         except FetchFailure as failure:
             outcome, data = _after_failure(row, failure, policy, now()), None
+        except CutError as error:
+            raise CutError(f"{row.key}: {error}") from error
         else:
             outcome, data = _after_fetch(row, clip, now()), clip.data
         if data is not None or outcome.status != FETCHED:  # a file that stays where it is costs nothing to find again
@@ -194,6 +201,7 @@ def _fetch_all(
                     yield future.result()
             except BaseException:  # a bug, a storage error or an abandoned loop: nobody is asked for more
                 stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
 
@@ -236,7 +244,8 @@ def _after_failure(row: LedgerRow, failure: FetchFailure, policy: FetchPolicy, a
         first_attempt=row.first_attempt or at,
         last_attempt=at,
         not_before=None if wait_s is None else at + timedelta(seconds=wait_s),
-        requests=row.requests + 1,
+        traffic=row.traffic + failure.traffic,
+        requests=row.requests + failure.requests,
     )
 
 

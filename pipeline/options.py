@@ -123,7 +123,11 @@ class IngestOptions:
         for name in counts:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"expected --{name.replace('_', '-')} of at least 1, got {getattr(self, name)}")
-        if not self.store or self.store.startswith("memory:"):
+        for name in ("read_timeout", "fetch_deadline", "seconds_per_clip"):
+            if getattr(self, name) > LONGEST_WAIT_S:
+                words = f"expected --{name.replace('_', '-')} of at most {LONGEST_WAIT_S:.0f} seconds"
+                raise ValueError(f"{words}, got {getattr(self, name):g}")
+        if not self.store or not self.store.isprintable() or self.store.startswith("memory:"):
             raise ValueError(f"expected --store of a directory or a bucket's URI, got {self.store!r}")
         if self.proxy and not is_proxy(self.proxy):
             raise ValueError(f"expected --proxy of {', '.join(PROXIES)}://host:port, got {self.proxy!r}")

@@ -126,7 +126,9 @@ class Paced:
         except FetchFailure as failure:
             wait_s = self._door.tell(egress, failure.cause, failure.retry_after_s, era)
             if failure.cause == Cause.THROTTLED:
-                raise FetchFailure(failure.cause, failure.words, wait_s) from failure
+                throttled = FetchFailure(failure.cause, failure.words, wait_s)
+                throttled.traffic, throttled.requests = failure.traffic, failure.requests
+                raise throttled from failure
             raise
         except BaseException:
             self._door.tell(egress, Cause.INTERNAL, None, era)
@@ -136,6 +138,8 @@ class Paced:
 
     def _turn(self, stop: threading.Event) -> tuple[str, int]:
         while True:
+            if stop.is_set():  # before a turn is taken, which nobody would use
+                raise Stopped
             answer = self._door.take()
             if answer.egress is None and answer.wait_s > PATIENCE_S:
                 raise Shut(answer.wait_s)

@@ -24,11 +24,13 @@ CALM_AFTER = 20  # answers after which being throttled once more is no longer "i
 MINUTE = 60.0
 DAY = 86_400.0
 SLOWEST, QUICKEST = 0.01, 1e6  # limits beyond these are slips
-FIELDS = ("opened_until", "paced_until", "in_a_row", "learnt_gap_s", "lessons", "era")  # of the journal
+FIELDS = ("opened_until", "paced_until", "closed_at", "in_a_row", "learnt_gap_s", "lessons", "era")  # of the journal
+TIMES = ("opened_until", "paced_until", "closed_at")
 RECHECK_S = 5.0  # while a probe is under way
 # A pace that was learnt is quickened after every so many answers: soon while it is a first guess, then with care.
 GUESS_EASED, GUESS_AFTER = 0.8, 10
 EASED = 0.95
+FEWEST = 4  # videos in the last minute: fewer say nothing of the pace that would have been well
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Gate:
     ) -> None:
         self.name, self.limits, self._random = name, limits, rng
         self.era, self.in_a_row = 0, 0
-        self.opened_until = self.paced_until = 0.0
+        self.opened_until = self.paced_until = self.closed_at = 0.0
         self.learnt_gap_s, self.lessons = 0.0, 0
         self._answers = CALM_AFTER
         self._probe_until: float | None = None
@@ -107,7 +109,7 @@ class Gate:
         self.taken = 0
         for key, value in (journal or {}).items():
             if key in FIELDS:
-                most = now + DAY if key in ("opened_until", "paced_until") else DAY
+                most = now + DAY if key in TIMES else DAY
                 setattr(self, key, type(getattr(self, key))(sensible(value, most)))
         if self.opened_until:
             self._answers = 0
@@ -142,6 +144,7 @@ class Gate:
     def take(self, now: float) -> Turn:
         """The next turn; `is_shut` must not hold."""
         assert not self.is_shut(now)
+        self._forget(now)
         at = self.next_turn(now)
         if self.state(now) == "half_open":
             self._probe_until = at + self.limits.probe_s
@@ -173,7 +176,7 @@ class Gate:
         if state == "open":
             return  # asked for before it opened
         if state == "half_open":
-            self.opened_until, self._probe_until = 0.0, None
+            self.opened_until, self._probe_until, self.closed_at = 0.0, None, now
             self._answers = 0
         self._answers += 1
         if self._answers % CALM_AFTER == 0:
@@ -203,6 +206,7 @@ class Gate:
         if self.state(now) == "open":  # others were under way when it opened: once is enough
             self.opened_until = max(self.opened_until, asked)
             return
+        self._forget(now)
         self.era += 1
         growth = self.limits.growth ** min(self.in_a_row, 32)
         cooldown = min(self.limits.longest_cooldown_s, self.limits.cooldown_s * growth)
@@ -210,6 +214,16 @@ class Gate:
         self.opened_until = max(asked, now + cooldown * (1 + self.limits.jitter * self._random.random()))
         self.paced_until = max(now + self._gap(), min(self.paced_until, self.opened_until))
         self._probe_until, self._answers = None, 0
+
+    def _forget(self, now: float) -> None:
+        """What was said long ago is not held against it: a row ends with the longest cool-down's time without being
+        throttled, and what pace is well is another day's question."""
+        calm_s = now - self.closed_at if self.state(now) == "closed" else 0.0
+        if calm_s > self.limits.longest_cooldown_s:
+            self.in_a_row = 0
+        if calm_s > DAY and self.learnt_gap_s:
+            self.learnt_gap_s, self.lessons = 0.0, 0
+            self.paced_until = min(self.paced_until, now + self._gap())
 
     def _learn(self, now: float) -> None:
         """What was too fast is known now: from here on at most half of it.
@@ -220,7 +234,7 @@ class Gate:
         while self._given and self._given[0] <= now - MINUTE:
             self._given.popleft()
         lately = [at for at in self._given if at <= now]
-        if len(lately) > 1:
+        if len(lately) >= FEWEST:
             window = min(MINUTE, self.opened_until - lately[0])
             self.learnt_gap_s = max(self.learnt_gap_s, 2 * window / len(lately))
             self.lessons += 1

@@ -73,7 +73,7 @@ def plan_split(store: Store, name: str, listed: SegmentTable, classes: ClassList
             )
         # A summary is compared as JSON: that is what it was stored as.
         if before != json.loads(json.dumps(summary)):
-            digests = _replace_labels(store, name, stored, plan, summary)
+            digests = _replace_labels(store, name, stored, plan, summary, digests)
     return _split(name, plan, digests)
 
 
@@ -89,7 +89,7 @@ def _split(name: str, plan: pa.Table, digests: tuple[str, ...]) -> Split:
 
 
 def _replace_labels(
-    store: Store, name: str, stored: pa.Table, plan: pa.Table, summary: dict[str, object]
+    store: Store, name: str, stored: pa.Table, plan: pa.Table, summary: dict[str, object], before: tuple[str, ...]
 ) -> tuple[str, ...]:
     same = all(stored.column(c).to_pylist() == plan.column(c).to_pylist() for c in ("key", "start_ms", "end_ms"))
     if not same:
@@ -97,5 +97,14 @@ def _replace_labels(
             f"split {name!r} of {store.storage.uri} was planned from other segments ({len(stored)} there, {len(plan)} "
             "here): give this list another name with --segments OTHER=PATH, or use another store"
         )
-    logger.info("split %s: same segments, another list or other labels: the plan is replaced", name)
-    return store.write_plan(name, plan, summary)
+    digests = store.write_plan(name, plan, summary)
+    changed = sum(old != new for old, new in zip(before, digests, strict=True))
+    if changed:
+        logger.warning(
+            "split %s: this list has other labels than the last one in %d of %d shards, whose json is written anew; an "
+            "older list undoes corrections",
+            name,
+            changed,
+            len(digests),
+        )
+    return digests

@@ -33,7 +33,8 @@ class Summary:
     """Totals over all shards of a run's splits.
 
     `columns` holds ok, undecodable and crashed clips by column; `stale` the column shards that are not up to date;
-    `seconds` are summed over shards working side by side, `wall_s` is the run's own.
+    `lost_media` counts media tars that are not there whole; `seconds` are summed over shards working side by side,
+    `wall_s` is the run's own.
     """
 
     planned: int = 0
@@ -43,6 +44,7 @@ class Summary:
     columns: dict[str, Counter[str]] = field(default_factory=dict)
     stale: dict[str, int] = field(default_factory=dict)
     media_bytes: int = 0
+    lost_media: int = 0
     traffic: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     tried: int = 0
@@ -76,6 +78,11 @@ class Summary:
         if stale := sum(self.stale.values()):
             found.append(
                 f"exit code 1: {stale} column shards are not up to date, `python -m stores plan-rebuild` says why"
+            )
+        if self.lost_media:
+            found.append(
+                f"exit code 1: {self.lost_media} media tars are missing or of another size; `python -m stores verify` "
+                "names them and says what to do"
             )
         if self.lost > max_failed_fraction * self.planned:
             found.append(
@@ -124,6 +131,7 @@ def summarise(states: Sequence[ShardState], columns: Sequence[Column]) -> Summar
             total.failed.update(state.ledger[FAILED])
             total.pending.update(state.ledger[PENDING])
             total.media_bytes += state.ledger["media_bytes"]
+            total.lost_media += state.lost_media
             waits.append(state.ledger["next_attempt"])
         for column in state.stale(columns) if state.ledger else columns:
             total.stale[column.name] += 1

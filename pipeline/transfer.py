@@ -6,6 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
@@ -15,6 +16,7 @@ import urllib3
 from pipeline.clip import MIB, FetchOptions
 from pipeline.failures import Cause, FetchFailure, failure_of_status, plain_words
 from pipeline.http_session import cut_off_after
+from stores.storage import StorageError
 
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 1 << 16
@@ -40,6 +42,15 @@ class Spending:
 
     def __post_init__(self) -> None:
         self.ends_at = time.monotonic() + self.options.deadline_s
+
+    @contextmanager
+    def charged(self) -> Iterator[None]:
+        """Failures inside say what has been spent until then."""
+        try:
+            yield
+        except FetchFailure as failure:
+            failure.traffic, failure.requests = self.traffic, self.requests
+            raise
 
     def request(self) -> None:
         """Counts a request that is about to go out, when it may: waiting for that takes nothing of its time."""
@@ -200,7 +211,10 @@ class Stream:
                 self._complete = True
                 if self.announced is not None and self._have != self.announced:
                     raise cut_transfer(self._have, self.announced)
-            self._file.write(chunk)
+            try:
+                self._file.write(chunk)
+            except OSError as error:
+                raise StorageError(f"temporary folder {tempfile.gettempdir()}: {error.strerror}") from error
             self._have += len(chunk)
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class HttpFetcher:
         """The segment's media. Raises FetchFailure."""
         media = [MediaUrl(self._template.url(segment))]
         spending = Spending(self._options, self._before_request)
-        with self._sessions.borrow() as session:
+        with spending.charged(), self._sessions.borrow() as session:
             try:
                 return self._fetch(session, media, segment, spending)
             except Refused as refused:
@@ -122,7 +122,7 @@ def fetch_media(
                 max_bytes=spending.options.max_bytes,
                 start_in_file=start_in_file,
             )
-            data = cut.data if cut.data is not None else _all(readers[0])
+            data = cut.data if cut.data is not None else _all(readers[0], spending.options.max_clip_bytes)
         except FetchFailure as failure:
             real = _real_failure(readers, failure)
             if real is failure:
@@ -132,6 +132,7 @@ def fetch_media(
         for reader in readers:
             if reader.failure is not None:
                 raise reader.failure
+    _require_small(len(data), spending.options.max_clip_bytes)
     return FetchedClip(
         segment=segment,
         data=data,
@@ -146,9 +147,19 @@ def fetch_media(
     )
 
 
-def _all(reader: RangeReader) -> bytes:
+def _all(reader: RangeReader, limit: int) -> bytes:
+    _require_small(reader.size or 0, limit)
     reader.seek(0)
-    return b"".join(iter(lambda: reader.read(MIB) or b"", b""))
+    pieces: list[bytes] = []
+    while piece := reader.read(MIB):
+        pieces.append(piece)
+        _require_small(MIB * (len(pieces) - 1), limit)
+    return b"".join(pieces)
+
+
+def _require_small(size: int, limit: int) -> None:
+    if size > limit:
+        raise FetchFailure(Cause.UNDECODABLE, f"too large: the media of one segment have more than {limit / 1e6:g} MB")
 
 
 def _real_failure(readers: Sequence[RangeReader], failure: FetchFailure) -> FetchFailure:

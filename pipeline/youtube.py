@@ -18,7 +18,8 @@ from yt_dlp.utils import YoutubeDLError
 
 from pipeline import ytdlp_errors  # noqa: F401 - registers yt-dlp's errors with `classify`
 from pipeline.clip import FetchedClip, FetchOptions
-from pipeline.failures import Cause, FetchFailure, Refused, classify
+from pipeline.failures import Cause, FetchFailure, ProxyDown, Refused, classify
+from pipeline.http_errors import has_no_connection
 from pipeline.http_session import load_cookies, new_session
 from pipeline.pool import Pool
 from pipeline.segments import Segment
@@ -98,7 +99,7 @@ class YtdlpFetcher:
     def fetch(self, segment: Segment) -> FetchedClip:
         """The segment's media. Raises FetchFailure."""
         spending = Spending(self._options, self._before_request)
-        with self._tools.borrow() as tool:
+        with spending.charged(), self._tools.borrow() as tool:
             clip = self._fetch_unless_refused(tool, segment, spending)
             if clip is None:
                 logger.debug("%s: refused; resolved anew", segment.key)
@@ -153,7 +154,10 @@ class YtdlpFetcher:
         try:
             info = resolver.extract_info(url, download=False)
         except YoutubeDLError as error:
-            raise classify(error) from error
+            failure = classify(error)
+            if self._options.proxy and failure.cause == Cause.UNREACHABLE and has_no_connection(error):
+                failure = ProxyDown(failure.cause, failure.words)  # all connections are to the proxy
+            raise failure from error
         finally:
             resolver.spending = None
         entries = [info] if info and "entries" not in info else list((info or {}).get("entries") or [])

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from stores.arguments import EXIT_FOUND, EXIT_OK, EXIT_USAGE, Column, Split, Uri, counted
+from stores.arguments import EXIT_FOUND, EXIT_OK, EXIT_USAGE, MEDIA_CURE, Column, Split, Uri, counted
 from stores.failed import losses
 from stores.layout import Store
 from stores.maintenance import export, forget, gc, inventory, plan_rebuild
@@ -93,7 +93,8 @@ def verify(uri: Uri, *, split: Split = None, column: Column = None, media: bool 
     if counts["problems"]:
         print(
             "The next ingest makes a column shard anew whose tar is missing or of another size; one with other damage, "
-            "when its manifest (.parquet) is removed first. Media tars and ledgers cannot be made anew: restore them.",
+            "when its manifest (.parquet) is removed first. Media tars and ledgers cannot be made anew from the store: "
+            f"{MEDIA_CURE}.",
             file=sys.stderr,
         )
     return EXIT_FOUND if counts["problems"] else EXIT_OK

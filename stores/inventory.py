@@ -150,6 +150,15 @@ def _check_parts(rows: pa.Table, summary: dict[str, Any]) -> None:
     for name in ("split", "key", "ytid"):
         if not pc.all(pc.match_substring_regex(rows[name], _PLAIN), min_count=0).as_py():
             raise ValueError(f"expected no quotes, commas or control characters in {name}")
+    if not pc.all(pc.match_substring_regex(rows["mids"], _PLAIN.replace(",", "")), min_count=0).as_py():
+        raise ValueError("expected no quotes or control characters in mids")
+    keys = pc.binary_join_element_wise(rows["ytid"], pc.cast(rows["start_ms"], pa.string()), "_")
+    if not pc.all(pc.equal(keys, rows["key"]), min_count=0).as_py():
+        raise ValueError("expected each key to be its row's ytid and start_ms")
+    if not pc.all(
+        pc.and_(pc.less_equal(0, rows["start_ms"]), pc.less(rows["start_ms"], rows["end_ms"])), min_count=0
+    ).as_py():
+        raise ValueError("expected 0 <= start_ms < end_ms in each row")
     planned = {split: counts["planned"] for split, counts in summary["splits"].items()}
     found = Counter(rows["split"].to_pylist())
     if {split: count for split, count in planned.items() if count} != dict(found):
@@ -197,7 +206,8 @@ def _usable(inventory: Inventory, features: tuple[str, ...], splits: tuple[str, 
     there = sorted(inventory.summary["splits"])
     if (not splits and len(there) > 1) or not set(splits) <= set(there):
         raise ValueError(
-            f"expected --split of those that an inventory has ({', '.join(there)}), got {', '.join(splits) or 'none'}"
+            f"expected --split of those that an inventory has ({', '.join(there)}), got {', '.join(splits) or 'none'}; "
+            "a split has to have the same name in all of them"
         )
     rows = inventory.rows.filter(pc.equal(inventory.rows["status"], FETCHED))
     rows = rows.filter(pc.is_in(rows["split"], pa.array(splits or there, pa.string())))

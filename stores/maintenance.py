@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
-from stores.arguments import EXIT_FOUND, EXIT_OK, Uri, counted
+from stores.arguments import EXIT_FOUND, EXIT_OK, MEDIA_CURE, Uri, counted
 from stores.export import Form
 from stores.export import export as export_split
 from stores.forget import forget as forget_clips
@@ -26,6 +26,7 @@ from stores.signature import signer
 from stores.text import size_text
 
 WEEK_H = 168.0
+LEAST_H = 1.0  # before anything is removed: a job may be writing
 
 
 def plan_rebuild(
@@ -46,15 +47,19 @@ def plan_rebuild(
     """
     store = Store.open(uri)
     columns = [store.resolve_column(text) for text in column]
-    count, decode, lost = 0, 0, 0
+    count, decode, lost, broken = 0, 0, 0, 0
     for found in rebuilds(store, split, columns, None if shards is None else parse_shards(shards)):
-        count, decode, lost = count + 1, decode + found.decode, lost + found.lost
-        gone = f"; the media of {counted(found.lost, 'clip')} were not kept" if found.lost else ""
-        takes = f"{counted(found.decode, 'clip')} to decode{gone}"
+        count, decode = count + 1, decode + found.decode
+        lost, broken = lost + found.lost - found.broken, broken + found.broken
+        takes = f"{counted(found.decode, 'clip')} to decode"
+        takes += f"; the media tar of {counted(found.broken, 'clip')} is missing or cut" if found.broken else ""
+        kept = found.lost - found.broken
+        takes += f"; the media of {counted(kept, 'clip')} were not kept" if kept else ""
         print(f"{found.column}\t{found.split}\t{found.shard:05d}\t{found.why}\t{takes}")
     cannot = f"; {counted(lost, 'clip')} cannot be: fetch them into another store with --media keep" if lost else ""
+    cannot += f"; {counted(broken, 'clip')} need their media tar: {MEDIA_CURE}" if broken else ""
     print(f"{counted(count, 'column shard')} to make anew, {counted(decode, 'clip')} to decode{cannot}")
-    return EXIT_FOUND if lost else EXIT_OK
+    return EXIT_FOUND if lost or broken else EXIT_OK
 
 
 def gc(uri: Uri, *, older_than: Annotated[float, arg(metavar="HOURS")] = WEEK_H, delete: bool = False) -> int:
@@ -64,27 +69,27 @@ def gc(uri: Uri, *, older_than: Annotated[float, arg(metavar="HOURS")] = WEEK_H,
 
     Args:
         older_than: Only what nothing has referred to for so many hours. Longer than any job that reads the store runs:
-            a reader goes on with the tars that it found when it began.
+            a reader goes on with the tars that it found when it began. An hour at least, to remove anything.
         delete: Remove them.
     """
     if not 0 <= older_than < math.inf:
         raise ValueError(f"expected --older-than of 0 or more hours, got {older_than}")
-    if delete and older_than < 1:
+    if delete and older_than < LEAST_H:
         raise ValueError(
             f"expected --older-than of at least 1 hour with --delete, got {older_than}: a job may write now"
         )
     store, now = Store.open(uri), time.time()
     limit = 3600 * older_than
-    count, size, young = 0, 0, 0
+    count, size, young, next_s = 0, 0, 0, math.inf
     for found in remove_garbage(store, limit) if delete else find_garbage(store):
         if now - found.since < limit:
-            young += 1
+            young, next_s = young + 1, min(next_s, limit - (now - found.since))
             continue
         count, size = count + 1, size + found.size
         print(f"{found.name}\t{size_text(found.size)}\t{max(0.0, now - found.since) / 3600:.1f} h\t{found.why}")
     done = "removed" if delete else "would be removed by --delete"
     done += "" if older_than >= 1 else ", once they are an hour old"
-    more = f"; {counted(young, 'object')} not old enough" if young else ""
+    more = f"; {counted(young, 'object')} not old enough, the next one in {next_s / 3600:.1f} h" if young else ""
     print(f"{counted(count, 'object')}, {size_text(size)} {done}{more}")
     return EXIT_OK
 

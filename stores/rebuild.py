@@ -25,6 +25,7 @@ class Rebuild:
         decode: clips that have to be decoded for it.
         lost: of these, how many cannot be, because their media were not kept in the store, or their tar is missing or
             of another size. Files of a folder (`--source dir:`) are not counted: they are where they were.
+        broken: of the lost ones, how many were kept: their tar can be restored.
     """
 
     split: str
@@ -33,6 +34,7 @@ class Rebuild:
     why: str
     decode: int
     lost: int
+    broken: int = 0
 
 
 def plan_rebuild(
@@ -82,8 +84,9 @@ def _rebuild(store: Store, state: ShardState, column: str, rows: Sequence[Ledger
         reasons = [f"{len(needed)} clips fetched since"] if needed else []
         reasons += [f"{out} clips taken out since"] if out else []
         why = " and ".join(reasons) or "labels corrected: only the json is written anew"
-    lost = sum(row.position in gone for row in needed)
-    return Rebuild(state.split, state.shard, column, why, len(needed), lost)
+    lost = [row for row in needed if row.position in gone]
+    broken = sum(row.tar is not None for row in lost)
+    return Rebuild(state.split, state.shard, column, why, len(needed), len(lost), broken)
 
 
 def _at_hand(row: LedgerRow, whole: set[str], spooled: set[int]) -> bool:

@@ -43,13 +43,17 @@ class Spool:
         """Position → outcome so far. Media are not kept in memory; `media` reads one."""
         found: dict[int, LedgerRow] = {}
         for position in sorted(self.positions()):
-            found[position] = _row_from_json(self._members(self._name(position))[0][1])
+            name = self._name(position)
+            try:
+                found[position] = _row_from_json(self._members(name)[0][1])
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                raise StorageError(f"{name} is not a readable spool entry: {error}") from error
         return found
 
     def positions(self) -> set[int]:
         """Positions with an outcome, by the listing alone."""
         names = [entry.name.rsplit("/", 1)[1] for entry in self.storage.list(self.folder)]
-        return {int(name[:-4]) for name in names if name.endswith(".tar") and name[:-4].isdigit()}
+        return {int(name[:-4]) for name in names if name.endswith(".tar") and is_number(name[:-4])}
 
     def media(self, position: int) -> bytes:
         """A fetched clip's bytes. Raises StorageError when the spool does not hold them."""
@@ -92,3 +96,8 @@ def _row_from_json(data: bytes) -> LedgerRow:
         raw[name] = None if raw[name] is None else datetime.fromisoformat(raw[name])
     names = {item.name for item in fields(LedgerRow)}
     return LedgerRow(**{name: value for name, value in raw.items() if name in names})
+
+
+def is_number(name: str) -> bool:
+    """Whether a name is one of ours: plain digits."""
+    return name.isascii() and name.isdigit()

@@ -13,7 +13,7 @@ from stores.layout import EGRESSES, Store
 from stores.ledger import FAILED, FETCHED, PENDING
 from stores.manifest import CRASHED, OK, UNDECODABLE
 from stores.specs import Spec
-from stores.spool import Spool
+from stores.spool import Spool, is_number
 from stores.storage import StorageError
 from stores.summaries import FORMAT
 from stores.survey import ShardState, planned_states, read_all, read_states
@@ -205,7 +205,7 @@ def _column_status(
 def _spooled(store: Store, split: str) -> list[int]:
     """Clips in the spool of each shard that has one."""
     entries = store.storage.list(store.spool_folder(split))
-    shards = [int(name) for name in (entry.name.rsplit("/", 1)[1] for entry in entries) if name.isdigit()]
+    shards = [int(name) for name in (entry.name.rsplit("/", 1)[1] for entry in entries) if is_number(name)]
     return [count for count in read_all(lambda shard: len(Spool(store, split, shard).positions()), shards) if count]
 
 

@@ -220,6 +220,12 @@ class Storage:
                 self.fs.put_file(str(source), self.path(name))
                 source.unlink()
 
+    def require_room(self, size: int) -> None:
+        """Checks that so many bytes can be written: a bucket has room. Raises StorageError where a disk has less."""
+        if self.is_local and (free := shutil.disk_usage(self.root).free) < size:
+            words = f"{free:,} bytes are free, {size:,} are wanted before anything is asked for"
+            raise StorageError(f"{self.root}: {words}: {os.strerror(errno.ENOSPC)}")
+
     @contextlib.contextmanager
     def scratch_file(self) -> Iterator[Path]:
         """A path to build a file at, on the store's own disk where there is one; removed if it was not published.
@@ -335,10 +341,12 @@ def _content_version(data: bytes) -> Version:
 
 
 def _scanned(entry: os.DirEntry[str]) -> tuple[str, int, float | None] | None:
-    """An entry of a local listing; None for one that somebody has removed since, and for a link to nowhere."""
+    """An entry of a local listing; None for one that was removed since, and for a link to nowhere or in a circle."""
     try:
         facts = entry.stat()
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         return None
     return entry.name, -1 if entry.is_dir() else facts.st_size, facts.st_mtime
 

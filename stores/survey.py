@@ -31,6 +31,7 @@ class ShardState:
         ledger: its ledger's summary; None before the first commit.
         manifests: by column, the summary of its manifest without the sums; absent before the first commit.
         lost: columns whose committed tar is missing, or of another size than its manifest says.
+        lost_media: how many of the ledger's tars are.
     """
 
     split: str
@@ -40,6 +41,7 @@ class ShardState:
     ledger: dict[str, Any] | None = None
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    lost_media: int = 0
 
     def is_current(self, column: str, spec_digest: str) -> bool:
         """Whether the column's shard is there and up to date with the ledger and the plan."""
@@ -83,6 +85,8 @@ def read_states(store: Store, states: Sequence[ShardState], columns: Sequence[st
         name = store.ledger_name(state.split, state.shard)
         if name in sizes:
             state.ledger = summary_of(store.storage.read(name), name)
+            folder, tars = store.media_folder(state.split), state.ledger["tars"]
+            state.lost_media = sum(sizes.get(f"{folder}/{tar}") != facts["size"] for tar, facts in tars.items())
         for column in columns:
             name = store.manifest_name(column, state.split, state.shard)
             if name in sizes:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import psutil
 import pytest
 from media_factory import Audio, Video, write_media
 from other_children import GREETS, run_instead
 
-from pipeline import cut_process
+from pipeline import child_process, cut_child, cut_process
 from pipeline.child_process import ChildUnavailable
-from pipeline.cut import cut_segment
+from pipeline.cut import LONGEST_READ, cut_segment
 from pipeline.cut_process import CutError, CutProcess, cut_apart
 from pipeline.failures import Cause, FetchFailure
 
@@ -137,6 +141,37 @@ def test_a_clip_that_takes_more_memory_than_it_may_is_crashed(tmp_path: Path, mo
         process.stop()
 
 
+def test_packets_larger_than_a_question_are_read_in_pieces(process: CutProcess, tmp_path: Path) -> None:
+    path, noise = tmp_path / "large.mp4", np.random.default_rng(0)
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=1, width=1280, height=720, pix_fmt="yuv420p")
+        stream.options = {"qp": "0", "preset": "ultrafast", "g": "1"}
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(noise.integers(0, 256, (1080, 1280), np.uint8), format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1)
+            output.mux(stream.encode(frame))
+    data = path.read_bytes()
+    assert max(packet.size for packet in av.open(io.BytesIO(data)).demux()) > LONGEST_READ
+    wanted = cut_segment([io.BytesIO(data)], 5000, 15_000, max_bytes=MANY)
+    assert process.cut([io.BytesIO(data)], 5000, 15_000, MANY, None) == wanted
+
+
+@pytest.mark.parametrize("start_ms", [1 << 31, -(10**15)])
+def test_times_that_no_ledger_holds_are_the_medias_fault(
+    process: CutProcess, monkeypatch: pytest.MonkeyPatch, start_ms: int
+) -> None:
+    speaking(monkeypatch, f'connection.send_bytes(b\'{{"extension": "mp4", "media_start_ms": {start_ms}}}\')')
+    with pytest.raises(FetchFailure, match="beyond any media") as raised:
+        cut(process, b"data")
+    assert raised.value.cause == Cause.UNDECODABLE
+
+
+def test_a_process_that_cannot_be_started_is_nobodys_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_process.sys, "executable", "/there/is/no/python")
+    with pytest.raises(ChildUnavailable, match="no cut process can be started"):
+        cut(CutProcess(), b"data")
+
+
 def test_what_reading_raises_comes_through(process: CutProcess, media: dict[str, bytes]) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
@@ -201,6 +236,8 @@ def speaking(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
         b'{"starts": "soon"}',
         b'{"extension": "mp4"}',
         b'{"read": [0, 0, 1], "size": 0}',
+        b'{"size": 1e999}',
+        b'{"extension": "../../x", "media_start_ms": 0}',
         b"x" * 2_000_000,
     ],
     ids=lambda words: words[:30].decode(),
@@ -228,14 +265,17 @@ def test_processes_that_never_get_ready_are_nobodys_fault(monkeypatch: pytest.Mo
         cut(CutProcess(), b"data")
 
 
-def test_a_bug_in_the_child_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [(KeyError("ours"), b"KeyError: 'ours'"), (OverflowError("2 ** 63"), b'{"undecodable": "its numbers are beyond')],
+)
+def test_what_comes_up_in_the_child_is_an_answer(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, answer: bytes
+) -> None:
     """Its loop in this process: what is no failure of the media has its traceback in the answer."""
-    import socket
-
-    from pipeline import cut_child
 
     def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("ours")
+        raise error
 
     monkeypatch.setattr(cut_child, "cut_segment", broken)
     ours, theirs = socket.socketpair()
@@ -243,7 +283,7 @@ def test_a_bug_in_the_child_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> Non
         thread = threading.Thread(target=cut_child.serve, args=(Connection(theirs.detach()),))
         thread.start()
         parent.send_bytes(b'{"files": 1, "start_ms": 0, "end_ms": 1, "max_bytes": 1, "asks_start": false}')
-        assert b"ZeroDivisionError: ours" in parent.recv_bytes()
+        assert answer in parent.recv_bytes()
     thread.join(10)
     assert not thread.is_alive()
 

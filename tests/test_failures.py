@@ -163,3 +163,14 @@ def test_errors_are_classified(error: Exception, cause: Cause) -> None:
 def test_a_failure_is_itself() -> None:
     failure = FetchFailure(Cause.GONE, "gone")
     assert classify(failure) is failure
+
+
+def test_words_that_no_table_takes_are_made_sayable() -> None:
+    failure = FetchFailure(Cause.UNDECODABLE, "goodgoodgoo_0\udcff.mp4 is too large")
+    assert failure.words == "goodgoodgoo_0\\udcff.mp4 is too large"
+    assert pickle.loads(pickle.dumps(failure)).words == failure.words
+
+
+def test_a_wait_of_very_many_digits_is_a_long_one() -> None:
+    assert parse_retry_after("9" * 40) == 86_400.0
+    assert parse_retry_after("\u0663") is None

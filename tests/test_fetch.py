@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.clip import FetchOptions
 from pipeline.directory import DirectoryFetcher
-from pipeline.fetch import open_source, source_kind
+from pipeline.fetch import open_source, scope_of, source_kind
 from pipeline.loopback import LoopbackServer, Route
 from pipeline.segments import Segment
 from pipeline.web import HttpFetcher
@@ -69,6 +69,12 @@ def test_folders_and_urls_are_opened(tmp_path: Path) -> None:
         open_source(f"dir:{tmp_path}/missing", OPTIONS)
     with pytest.raises(ValueError, match="Netscape"):
         open_source("http:http://127.0.0.1/{ytid}", FetchOptions(cookie_file=str(tmp_path / "missing")))
+
+
+@pytest.mark.parametrize("url", ["http://host/{ytid}", "http://Host:80/a/{ytid}", "http://me:word@HOST/{ytid}"])
+def test_one_host_has_one_budget_however_it_is_written(url: str) -> None:
+    assert scope_of(f"http:{url}") == "host"
+    assert scope_of("http:https://host:80/{ytid}") == "host-80"
 
 
 @pytest.mark.parametrize("prefix", ["http:", ""])

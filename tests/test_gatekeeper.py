@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from gate_doors import Clock
 
-from pipeline.gatekeeper import AHEAD_S, Answer, Gatekeeper
+from pipeline.gatekeeper import AHEAD_S, Answer, Gatekeeper, steady_clock
 from pipeline.politeness import Limits
 from stores.layout import EGRESSES
 from stores.storage import Storage, StorageError
@@ -144,3 +145,12 @@ def test_what_was_asked_before_the_breaker_opened_says_nothing_of_later(tmp_path
     assert one.is_stale("home", early.era) and not one.is_stale("home", probe.era)
     again = keeper(clock, tmp_path, limits=Limits(jitter=0.0))  # its actor is lost and comes back
     assert not again.holds("home", early.era)
+
+
+def test_its_clock_goes_on_whatever_the_machines_is_set_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = steady_clock()
+    before = clock()
+    assert abs(before - time.time()) < 5
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: 0.0)
+        assert 0 <= clock() - before < 5

@@ -216,7 +216,18 @@ def test_rows_folded_into_one_field_are_other_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"ytid": 'evil"\n'}, {"key": "a,b"}, {"mids": None}, {"start_ms": None}, {"split": None}]
+    "change",
+    [
+        {"ytid": 'evil"\n'},
+        {"key": "a,b"},
+        {"mids": None},
+        {"start_ms": None},
+        {"split": None},
+        {"mids": '/m/09x0r"\nINJECTEDxxx, 0.000, 10.000, "/m/09x0r'},
+        {"key": "clip0000001_0", "ytid": "EVILEVILEVI", "start_ms": 0},
+        {"start_ms": -5},
+        {"end_ms": 0},
+    ],
 )
 def test_rows_that_no_store_has_are_refused(tmp_path: Path, change: dict[str, str | None]) -> None:
     inventory = take_inventory(make_store(tmp_path / "store"))

@@ -25,7 +25,10 @@ def test_gc_shows_first_and_removes_when_told_to(tmp_path: Path, capsys: Capture
     commit_column(store, LOGMEL, 1)
     before = files(tmp_path)
     assert main(["gc", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "0 objects, 0 B would be removed by --delete; 1 object not old enough\n"
+    assert (
+        capsys.readouterr().out
+        == "0 objects, 0 B would be removed by --delete; 1 object not old enough, the next one in 168.0 h\n"
+    )
     assert main(["gc", str(tmp_path), "--older-than", "0"]) == 0
     said = capsys.readouterr().out
     assert said.startswith(str(old.relative_to(tmp_path))) and "1 object, " in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 import threading
 from datetime import UTC, datetime, timedelta
@@ -321,3 +322,31 @@ def test_a_clip_that_takes_its_reader_down_is_tried_once_more_alone_and_then_cra
     fetcher.script[KEYS[0]] = [b"media"]
     build(store, fetcher, retried, clock)
     assert rows(store)[0].status == "fetched" and fetcher.asked[KEYS[0]] == 3
+
+
+def test_what_the_disk_has_no_room_for_is_not_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetcher, full = ScriptedFetcher(), shutil.disk_usage(store.storage.root)._replace(free=300_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: full)
+        with pytest.raises(
+            StorageError, match="300,000 bytes are free, 786,432 are wanted .*: No space left on device"
+        ):
+            build(store, fetcher)
+    assert fetcher.asked == {}
+    report = build(store, fetcher)
+    assert (report.tried, report.traffic) == (6, sum(len(b"media of " + key.encode()) for key in KEYS))
+
+
+def test_an_error_in_a_shard_leaves_its_other_clips_alone(store: Store) -> None:
+    fetcher = ScriptedFetcher({KEYS[0]: [ZeroDivisionError("ours")]})
+    fetcher.before = lambda segment: threading.Event().wait(0.2)
+    with pytest.raises(ZeroDivisionError):
+        build(store, fetcher, FetchPolicy(threads=1, wait_s=0.0))
+    assert fetcher.asked.total() <= 2
+
+
+def test_a_failures_cost_is_in_the_ledger(store: Store) -> None:
+    failure = FetchFailure(Cause.GONE, "gone")
+    failure.traffic, failure.requests = 7000, 3
+    build(store, ScriptedFetcher({KEYS[0]: [failure]}))
+    assert (rows(store)[0].traffic, rows(store)[0].requests) == (7000, 3)

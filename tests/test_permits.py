@@ -106,6 +106,7 @@ def test_who_is_stopped_asks_for_nothing(tmp_path: Path) -> None:
         with pytest.raises(Stopped):
             source.fetch(CLIPS[0], stop)
     assert not fetcher.asked
+    assert not list(tmp_path.rglob("*.json"))  # no turn was taken either: a budget is not spent on nothing
 
 
 def test_each_egress_has_a_fetcher_with_its_limiter(tmp_path: Path) -> None:

@@ -278,3 +278,37 @@ def test_a_stray_refusal_teaches_a_pace_of_seconds_that_is_soon_forgotten() -> N
         one.answered(START + 10.0 + number)
     assert one.learnt_gap_s == pytest.approx(0.8 * 0.8**5, rel=0.3)
     assert one.journal()["lessons"] == 1
+
+
+def test_a_few_videos_teach_no_pace() -> None:
+    one = gate(Limits(jitter=0.0))
+    for k in range(3):
+        one.take(START + k)
+    one.throttled(START + 3)
+    assert one.learnt_gap_s == 0 and one.state(START + 4) == "open"
+
+
+def test_a_row_ends_after_an_hour_without_and_a_pace_after_a_day() -> None:
+    one = gate(Limits(jitter=0.0))
+    for k in range(10):
+        one.take(START + k / 2)
+    one.throttled(START + 5)
+    one.answered(START + 70)  # the probe
+    assert one.state(START + 70) == "closed" and one.in_a_row == 1 and one.learnt_gap_s > 0
+    soon = Gate("a", one.limits, START + 71, one.journal())
+    soon.throttled(START + 3000)
+    assert soon.opened_until == START + 3000 + 2 * one.limits.cooldown_s
+    late = Gate("a", one.limits, START + 71, one.journal())
+    late.throttled(START + 4000)
+    assert late.opened_until == START + 4000 + one.limits.cooldown_s
+    assert late.learnt_gap_s == one.learnt_gap_s  # an hour is not a day
+    later = Gate("a", one.limits, START + 90_000, one.journal())
+    turn = later.take(START + 90_000)
+    assert later.learnt_gap_s == 0 and turn.at == START + 90_000
+
+
+def test_a_probe_that_is_refused_is_in_a_row_however_long_it_was_shut() -> None:
+    one = gate(Limits(jitter=0.0))
+    one.throttled(START, 7200.0)
+    one.throttled(START + 7201)
+    assert one.in_a_row == 2 and one.opened_until == START + 7201 + 2 * one.limits.cooldown_s

@@ -77,12 +77,16 @@ def test_media_that_were_not_kept_cannot_be_decoded_again(tmp_path: Path, origin
     assert (found.decode, found.lost) == (4, lost)
 
 
-def test_media_whose_tar_is_lost_cannot_be_decoded_again(tmp_path: Path) -> None:
+def test_media_whose_tar_is_lost_cannot_be_decoded_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = make_store(tmp_path)
     next((tmp_path / "media" / SPLIT).glob("00000.*.tar")).unlink()
     (tmp_path / "features" / LOGMEL.column / SPLIT / "00000.parquet").unlink()
     (found,) = plan_rebuild(store)
-    assert (found.decode, found.lost) == (4, 4)
+    assert (found.decode, found.lost, found.broken) == (4, 4, 4)
+    assert main(["plan-rebuild", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "the media tar of 4 clips is missing or cut" in said and "move its ledger out" in said
+    assert "not kept" not in said
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

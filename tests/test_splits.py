@@ -44,7 +44,9 @@ def test_a_plan_is_stored_once_and_found_again(store: Store, tmp_path: Path) -> 
     assert summary["classes"][0] == ["/m/09x0r", "Speech"]
 
 
-def test_corrected_labels_replace_the_plan_and_change_only_their_shard(store: Store, tmp_path: Path) -> None:
+def test_corrected_labels_replace_the_plan_and_change_only_their_shard(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = plan(store, tmp_path, ROWS)
     key = "AbC_30000"
     shard = next(i for i in range(2) if key in [s.key for s in before.segments(i)])
@@ -54,6 +56,8 @@ def test_corrected_labels_replace_the_plan_and_change_only_their_shard(store: St
     assert changed == [i == shard for i in range(2)]
     stored, _ = store.read_plan("mine")
     assert ["/m/05zppz"] in stored["mids"].to_pylist()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "other labels than the last one in 1 of 2 shards" in record.getMessage()
 
 
 @pytest.mark.parametrize("rows", [ROWS[:2], [*ROWS[:2], ROWS[2].replace("39.500", "40.000")]])

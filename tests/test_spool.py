@@ -10,6 +10,7 @@ import pytest
 
 from stores.layout import Store
 from stores.ledger import LedgerRow
+from stores.shards import pack
 from stores.spool import Spool
 from stores.storage import StorageError
 
@@ -64,3 +65,12 @@ def test_damage_is_named(spool: Spool) -> None:
     spool.storage.publish("spool/eval/00012/00003.tar", bytes(1024))
     with pytest.raises(StorageError, match="empty"):
         spool.media(3)
+    for row in (b"{", b"[]", b"{}", b'{"first_attempt": 3, "last_attempt": null, "not_before": null}'):
+        spool.storage.publish("spool/eval/00012/00003.tar", pack([("k_0.json", row)]))
+        with pytest.raises(StorageError, match="00003.tar is not a readable spool entry"):
+            spool.rows()
+
+
+def test_names_that_are_not_ours_are_left_alone(spool: Spool) -> None:
+    spool.storage.publish("spool/eval/00012/\u00b2.tar", b"")
+    assert spool.positions() == set()

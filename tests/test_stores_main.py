@@ -130,7 +130,7 @@ def test_verify_prints_a_line_a_problem_and_a_verdict(tmp_path: Path, capsys: Ca
     capsys.readouterr()
     assert main(["verify", str(tmp_path), "--media"]) == 1
     said = capsys.readouterr()
-    assert "restore them" in said.err
+    assert "restore it from a backup" in said.err
     *lines, verdict = said.out.splitlines()
     assert lines and all(f"media/eval/{tar.name}: " in line and "expected" in line for line in lines)
     assert verdict.endswith(f"; {len(lines)} problem{'s' * (len(lines) > 1)} found")

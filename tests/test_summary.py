@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -81,4 +82,6 @@ def test_the_exit_code_is_explained() -> None:
     assert "1 column shards" in text
     assert "2 of 13 clips failed" in text
     assert summarise([state(0, 10)], [COLUMN]).reasons(0.0) == []
+    (why,) = summarise([replace(state(0, 10), lost_media=2)], [COLUMN]).reasons(1.0)
+    assert "2 media tars are missing" in why and "verify" in why
     assert "nothing to do" in "\n".join(total.lines())

@@ -130,3 +130,12 @@ def test_a_column_whose_tar_is_missing_or_cut_is_lost_and_not_current(tmp_path: 
     tars[1].unlink()
     assert [state.lost for state in states(store)] == [{LOGMEL.column}, {LOGMEL.column}, set()]
     assert current(store) == [[False, True], [False, True], [True, True]]
+    assert [state.lost_media for state in states(store)] == [0, 0, 0]
+
+
+def test_media_whose_tar_is_missing_or_cut_are_counted(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    tars = sorted((tmp_path / "media" / SPLIT).glob("*.tar"))
+    os.truncate(tars[0], tars[0].stat().st_size - 512)
+    tars[1].unlink()
+    assert [state.lost_media for state in states(store)] == [1, 1, 0]

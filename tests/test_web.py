@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -308,3 +309,31 @@ def test_several_threads_fetch_at_once(http: Callable[..., Any]) -> None:
     assert sorted(clip.segment.start_ms for clip in clips) == [1000 * index for index in range(8)]
     assert all(clip.requests == 1 for clip in clips)
     assert len({clip.sha256 for clip in clips}) == 8
+
+
+def test_media_that_are_too_large_to_be_held_are_refused_before_they_are_read(
+    http: Callable[..., Any], folder: Path
+) -> None:
+    size = (folder / "clip.mp4").stat().st_size
+    fetcher = http(options=replace(OPTIONS, max_clip_bytes=size - 1))
+    with pytest.raises(FetchFailure, match="too large") as raised:
+        fetcher.fetch(segment("clip"))
+    assert raised.value.cause == Cause.UNDECODABLE
+    tiny = http(options=replace(OPTIONS, max_clip_bytes=1000))
+    with pytest.raises(FetchFailure, match="too large"):
+        tiny.fetch(segment("video", 12_000, 22_000))
+    unknown = http({"/clip.mp4": Route(ranges=False, sends_length=False)}, replace(OPTIONS, max_clip_bytes=size - 1))
+    with pytest.raises(FetchFailure, match="too large"):
+        unknown.fetch(segment("clip"))
+    assert http(options=replace(OPTIONS, max_clip_bytes=size)).fetch(segment("clip")).size == size
+
+
+def test_what_failed_says_what_it_cost(http: Callable[..., Any], folder: Path) -> None:
+    fetcher = http({"/clip.mp4": Route(data=b"x" * 5000)})
+    with pytest.raises(FetchFailure) as raised:
+        fetcher.fetch(segment("clip"))
+    assert (raised.value.traffic, raised.value.requests) == (5000, 1)
+    refused = http({"/clip.mp4": Route(status=403)})
+    with pytest.raises(FetchFailure) as raised:
+        refused.fetch(segment("clip"))
+    assert raised.value.requests == len(refused.server.log()) == 2

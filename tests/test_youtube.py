@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.utils import ExtractorError
 
 from pipeline.clip import FetchedClip, FetchOptions
-from pipeline.failures import Cause, FetchFailure
+from pipeline.failures import Cause, FetchFailure, ProxyDown
 from pipeline.loopback import LoopbackServer, Route, html_page
 from pipeline.media import FrameSpec, decode_clip
 from pipeline.segments import Segment
@@ -286,3 +288,14 @@ def test_deno_is_found_in_its_package(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         YtdlpFetcher(UrlTemplate("https://www.youtube.com/watch?v={ytid}"), OPTIONS, origin="youtube").close()
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5h"])
+def test_a_dead_proxy_is_no_clips_fault(server: LoopbackServer, scheme: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        options = replace(OPTIONS, proxy=f"{scheme}://127.0.0.1:{unused.getsockname()[1]}")
+        fetcher = YtdlpFetcher(UrlTemplate("http://site.example/{ytid}.mp4"), options)
+        with pytest.raises(ProxyDown):
+            fetcher.fetch(segment("clip"))
+        fetcher.close()

@@ -102,7 +102,13 @@ class RangeReader(SeekableReader):
         except FetchFailure as failure:
             self.failure = failure
             raise
-        except (requests.RequestException, urllib3.exceptions.HTTPError, TimeoutError, ConnectionError, EOFError) as error:
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            TimeoutError,
+            ConnectionError,
+            EOFError,
+        ) as error:
             self.failure = classify(error)
             raise self.failure from error
 

@@ -36,7 +36,8 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest
 
-# An ingest of 204 clips whose workers, nodes, server and driver are killed thirty times; 510 mutated media files.
+# An ingest of 204 clips whose workers, nodes, server and driver are killed thirty times; 510 mutated media files, alone
+# and as the clips of a job.
 chaos: setup
 	$(BIN)/python -m pytest -m slow tests/faults
 

@@ -103,7 +103,7 @@ def disturbed(bench: Bench, server: FailingServer, at: int, how: str, requests: 
 ONE, ALL = (1.0,), (math.inf,)
 # In the short form faults of all kinds take turns at every few requests, such that pass with such that last.
 IN_TURN = [
-    ((1.0, math.inf), S3_FAULTS, 6),
+    ((1.0, math.inf), S3_FAULTS, 8),
     *(pytest.param(lasts, (how,), 1, marks=pytest.mark.slow) for lasts in (ONE, ALL) for how in S3_FAULTS),
 ]
 

@@ -109,7 +109,7 @@ def test_fewer_clips_come_than_before(operator: Operator) -> None:
 def test_an_address_is_throttled(operator: Operator, tmp_path: Path) -> None:
     (tmp_path / "egresses.toml").write_text("[runbook]\n")
     more = ["--egresses", str(tmp_path / "egresses.toml")]
-    with LoopbackServer(operator.clips.media, limit=RequestLimit(requests=6, window_s=4.0, ban_s=8.0)) as server:
+    with LoopbackServer(operator.clips.media, limit=RequestLimit(requests=6, window_s=12.0, ban_s=8.0)) as server:
         job = subprocess.Popen(
             ingest_command(*operator.words(server, "--wait", "60", *more)),
             env=operator.cluster.environment,

@@ -150,11 +150,11 @@ def fetch_media(
 def _all(reader: RangeReader, limit: int) -> bytes:
     _require_small(reader.size or 0, limit)
     reader.seek(0)
-    pieces: list[bytes] = []
+    data = bytearray()
     while piece := reader.read(MIB):
-        pieces.append(piece)
-        _require_small(MIB * (len(pieces) - 1), limit)
-    return b"".join(pieces)
+        data += piece
+        _require_small(len(data), limit)
+    return bytes(data)
 
 
 def _require_small(size: int, limit: int) -> None:

@@ -88,7 +88,7 @@ def gc(uri: Uri, *, older_than: Annotated[float, arg(metavar="HOURS")] = WEEK_H,
         count, size = count + 1, size + found.size
         print(f"{found.name}\t{size_text(found.size)}\t{max(0.0, now - found.since) / 3600:.1f} h\t{found.why}")
     done = "removed" if delete else "would be removed by --delete"
-    done += "" if older_than >= 1 else ", once they are an hour old"
+    done += "" if older_than >= LEAST_H else ", once they are an hour old"
     more = f"; {counted(young, 'object')} not old enough, the next one in {next_s / 3600:.1f} h" if young else ""
     print(f"{counted(count, 'object')}, {size_text(size)} {done}{more}")
     return EXIT_OK

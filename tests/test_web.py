@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -326,6 +327,14 @@ def test_media_that_are_too_large_to_be_held_are_refused_before_they_are_read(
     with pytest.raises(FetchFailure, match="too large"):
         unknown.fetch(segment("clip"))
     assert http(options=replace(OPTIONS, max_clip_bytes=size)).fetch(segment("clip")).size == size
+
+
+def test_a_limit_counts_bytes_and_not_reads(http: Callable[..., Any], folder: Path) -> None:
+    """Reads give what a block holds: a quarter of a megabyte."""
+    data = (folder / "clip.mp4").read_bytes()
+    large = data + struct.pack(">I", 3_000_008) + b"free" + bytes(3_000_000)
+    fetcher = http({"/clip.mp4": Route(data=large)}, replace(OPTIONS, max_clip_bytes=len(large)))
+    assert fetcher.fetch(segment("clip")).size == len(large)
 
 
 def test_what_failed_says_what_it_cost(http: Callable[..., Any], folder: Path) -> None:

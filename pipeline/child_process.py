@@ -18,6 +18,7 @@ from pathlib import Path
 
 START_SECONDS = 180.0  # for the process itself (it may import torch), on a machine with every core busy
 STALL_SECONDS = 20  # of one read or write in the middle of a message
+STARTS_BEFORE_GIVING_UP = 5
 LONGEST_MESSAGE = 1 << 20
 
 # Linux ends a process that asked to die with its parent when the THREAD that started it ends. Threads that fetch end
@@ -91,10 +92,11 @@ class ChildProcess:
         self._greeted = False
         self.deadline = time.monotonic() + START_SECONDS
 
-    def greet(self) -> bool:
-        """Reads a starting process's greeting; False when it ended, or took too long, before it was ready."""
+    def greet(self, seconds: float = 0.0) -> bool:
+        """Reads a starting process's greeting, which is waited for for so long; False when it ended, or took too long,
+        before it was ready."""
         try:
-            self.hear(0)
+            self.hear(seconds)
         except (EOFError, OSError) as error:
             self.bury(error, START_SECONDS)
             return False

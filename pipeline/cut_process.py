@@ -14,14 +14,19 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.child_process import LONGEST_MESSAGE, START_SECONDS, ChildProcess, ChildUnavailable
+from pipeline.child_process import (
+    LONGEST_MESSAGE,
+    START_SECONDS,
+    STARTS_BEFORE_GIVING_UP,
+    ChildProcess,
+    ChildUnavailable,
+)
 from pipeline.cut import LONGEST_READ, Cut, StartInFile
 from pipeline.failures import Cause, FetchFailure, plain_words
 from pipeline.pool import Pool
 
 CUT_SECONDS = 60.0  # of the process's own time for a clip; what it waits for the network is not counted
 MEMORY_BYTES = 2 << 30
-STARTS_BEFORE_GIVING_UP = 5
 LONGEST_START_MS = (1 << 31) - 1  # what a ledger holds
 # What comes of an answer that does not come, or that our code does not give.
 NONSENSE = (EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -59,8 +64,7 @@ class CutProcess(ChildProcess):
         for _ in range(STARTS_BEFORE_GIVING_UP):
             if self.down:
                 self.start()
-                self.connection.poll(START_SECONDS)
-                if not self.greet():
+                if not self.greet(START_SECONDS):
                     continue
             try:
                 self.connection.send_bytes(json.dumps(job).encode())

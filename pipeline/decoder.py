@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 
-from pipeline.child_process import ChildUnavailable
+from pipeline.child_process import STARTS_BEFORE_GIVING_UP, ChildUnavailable
 from pipeline.decode_process import DecodeJob, DecodeOptions, DecodeProcess, DecodeResult, first_ready
-
-STARTS_BEFORE_GIVING_UP = 5
 
 
 class Decoder:
